@@ -80,7 +80,8 @@ class PatchAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
         batch, channels, height, width = x.shape
-        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        # Never -(-n // patch): ONNX divides integers towards zero, and the exporter does not make up for it.
+        rows, columns = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
         # A latent smaller than a patch is one patch of its own size: no work is spent on padding.
         patch_h, patch_w = torch.sym_min(self.patch, height), torch.sym_min(self.patch, width)
         pad_h, pad_w = rows * patch_h - height, columns * patch_w - width

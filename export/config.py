@@ -78,11 +78,18 @@ def read_config(shapes: Mapping[str, Shape]) -> ModelConfig:
         )
     encoder = _levels(shapes, "vqgan.encoder.blocks")
     decoder = _levels(shapes, "vqgan.generator.blocks")
+    for number, level in enumerate(encoder):
+        if level.channels % base:
+            raise CheckpointMismatch(
+                f"level {number} of vqgan.encoder has {level.channels} channels; expected a multiple of {base}"
+            )
     last = len(encoder) - 1
     # The middle (residual, attention, residual) stands at the deepest level, last in the encoder and first
     # in the decoder; its blocks are not the level's own.
     attention = tuple(i for i, level in enumerate(encoder) if level.attention > (1 if i == last else 0))
     codebook = _shape(shapes, "z_vq.embedding.weight", 2)
+    if codebook[1] % 4:
+        raise CheckpointMismatch(f"z_vq.embedding.weight has {codebook[1]} columns; expected a multiple of 4")
     return ModelConfig(
         latent_channels=codebook[1],
         base_channels=base,
@@ -136,8 +143,8 @@ def _levels(shapes: Mapping[str, Shape], prefix: str) -> list[_Level]:
         elif names == {"conv"}:
             levels.append(_Level(0, 0, 0))
     for number, level in enumerate(levels):
-        if level.residual == 0:
-            raise CheckpointMismatch(f"{prefix}: level {number} holds no residual block")
+        if level.residual == 0 or level.channels == 0:
+            raise CheckpointMismatch(f"{prefix}: level {number} holds no whole residual block")
     return levels
 
 

@@ -12,11 +12,13 @@ compute them as published; exact arithmetic replaces these two classes and nothi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from glc.export.model import MIN_QUANT_STEP, GlcModel
+from glc.export.onnx_graph import GraphInput
 from glc.runtime.scale_table import ScaleGrid
 from glc.runtime.spatial_walk import PART_OFFSETS
 
@@ -153,3 +155,36 @@ def scale_indices(scales: Tensor, grid: ScaleGrid) -> Tensor:
     """Nearest level of the scale table on a logarithmic axis, as uint8; scales may be negative."""
     position = torch.log(scales.clamp(min=1e-5) / grid.smallest) / math.log(grid.ratio)
     return torch.round(position).clamp(0, grid.levels - 1).to(torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """A module with what it takes to export it."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[str, ...]
+
+
+def float_graphs(model: GlcModel, grid: ScaleGrid) -> tuple[GraphSource, ...]:
+    """All graphs of a bundle in float arithmetic, in the order in which an image passes them."""
+    n, f = model.config.latent_channels, model.config.downsampling
+    # More than one attention patch both ways and no whole number of them: a smaller example lets the exporter
+    # assume that there is one patch only.
+    rows, columns = model.config.attention_patch + 4, model.config.attention_patch + 8
+    image = GraphInput("image", torch.zeros((1, rows * f, columns * f, 3), dtype=torch.uint8), (1, 2))
+    indices = GraphInput("z_indices", torch.zeros((1, rows // 4, columns // 4), dtype=torch.int32), (1, 2))
+    q_row = GraphInput("q_row", torch.ones((1, n, 1, 1)))
+    y_hat = GraphInput("y_hat", torch.zeros((1, n, rows, columns)), (2, 3))
+    context = GraphInput("context", torch.zeros((1, n, rows, columns)), (2, 3))
+    part = ("scale_indices", "means")
+    return (
+        GraphSource("analysis", Analysis(model), (image, q_row), ("y", "z_indices")),
+        GraphSource("hyper_prior", FloatHyperPrior(model, grid), (indices,), (*part, "quant_step", "context")),
+        *(
+            GraphSource(f"spatial_prior_{k}", FloatSpatialPrior(model, k, grid), (y_hat, context), part)
+            for k in (1, 2, 3)
+        ),
+        GraphSource("synthesis", Synthesis(model), (y_hat, q_row), ("image",)),
+    )

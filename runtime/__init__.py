@@ -1,0 +1,7 @@
+"""The lean runtime: bundles, bitstreams and the codec. Needs numpy, constriction and one engine; never torch."""
+
+from glc.runtime.bitstream import StreamInfo, inspect
+from glc.runtime.bundle import Bundle
+from glc.runtime.codec import Codec
+
+__all__ = ["Bundle", "Codec", "StreamInfo", "inspect"]

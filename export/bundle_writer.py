@@ -1,0 +1,180 @@
+"""Torch model -> bundle: export every graph, check it against torch, write all or nothing (docs/bundle.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+
+from glc.engines import engine_loader
+from glc.errors import OutputNotWritable
+from glc.export.graphs import GraphSource, float_graphs, interpolated_row
+from glc.export.model import GlcModel
+from glc.export.onnx_graph import tensor_specs, to_onnx
+from glc.export.parity import Difference, compare, expected_runs, parity_sizes, test_image
+from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
+from glc.runtime.bundle import MANIFEST, Bundle
+from glc.runtime.files import staged
+from glc.runtime.manifest import CodecConfig, FileEntry, GraphEntry, Manifest
+from glc.runtime.scale_table import ScaleTable
+
+_TABLES = "tables.npz"
+_DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior")
+"""Tensors that decide what a payload means; all others may change without touching a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """What export says of one graph."""
+
+    name: str
+    parameters: int
+    size_bytes: int
+    difference: Difference
+
+
+def export_bundle(
+    model: GlcModel,
+    out: str | os.PathLike[str],
+    *,
+    label: str = "unnamed checkpoint",
+    arithmetic: Literal["float"] = "float",
+    container: Literal["directory", "zip"] = "directory",
+    on_step: Callable[[str], None] = lambda _: None,
+    on_graph: Callable[[GraphReport], None] = lambda _: None,
+) -> Bundle:
+    """Export a model. Every graph is compared with torch at three sizes before anything appears at `out`.
+
+    Args:
+        model: from `load_checkpoint` or `synthetic_model`.
+        out: path of the bundle, by custom `*.glcb`; an existing bundle is replaced.
+        label: one line that tells people where the weights come from.
+        arithmetic: of the prior networks; "float" is the published model's.
+        container: a directory, or the same files in one zip.
+        on_step: called with a description before each step.
+        on_graph: called with the result of each graph.
+
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        ExportError: a graph cannot be exported, froze a size, or differs from torch.
+        OutputNotWritable: `out` is not a bundle but exists, or its place cannot be written.
+        ValueError: unknown arithmetic or container.
+    """
+    target = Path(out)
+    if arithmetic != "float" or container not in ("directory", "zip"):
+        raise ValueError(f"unknown arithmetic {arithmetic!r} or container {container!r}")
+    _require_replaceable(target)
+    table = build_scale_table(DEFAULT_GRID)
+    sources = float_graphs(model, DEFAULT_GRID)
+
+    on_step("run torch at three sizes")
+    last = model.config.qualities - 1
+    rows = interpolated_row(model.q_enc, last), interpolated_row(model.q_dec, last)
+    runs = [expected_runs(sources, test_image(h, w), rows) for h, w in parity_sizes(model.config)]
+
+    with staged(target) as temporary:
+        with _Writer(temporary, container) as writer:
+            graphs: dict[str, GraphEntry] = {}
+            for source in sources:
+                on_step(f"export {source.name}")
+                entry, report = _export_graph(source, [run[source.name] for run in runs], writer)
+                graphs[source.name] = entry
+                on_graph(report)
+            on_step("write manifest")
+            manifest = Manifest(
+                model_id=model_id(model, table),
+                label=label,
+                arithmetic=arithmetic,
+                config=CodecConfig(
+                    latent_channels=model.config.latent_channels,
+                    downsampling=model.config.downsampling,
+                    codebook_entries=model.config.codebook_entries,
+                    qualities=model.config.qualities,
+                    attention_patch=model.config.attention_patch,
+                ),
+                graphs=graphs,
+                tables=writer.add(_TABLES, _tables(model, table)),
+                producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
+            )
+            writer.add(MANIFEST, manifest.to_json().encode())
+    return Bundle.open(target)
+
+
+def model_id(model: GlcModel, table: ScaleTable) -> str:
+    """SHA-256 over what decoding depends on: prior networks, codebook, scale table; no producer's version."""
+    digest = hashlib.sha256(b"glc model 1: float arithmetic")
+    arrays = {
+        name: tensor.numpy() for name, tensor in model.state_dict().items() if name.startswith(_DECODING_PREFIXES)
+    }
+    for name, array in sorted((arrays | table.to_arrays()).items()):
+        little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        digest.update(little_endian.tobytes())
+    return digest.hexdigest()
+
+
+def _export_graph(
+    source: GraphSource, runs: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]], writer: _Writer
+) -> tuple[GraphEntry, GraphReport]:
+    with torch.inference_mode(False):
+        data = to_onnx(source.module, source.inputs, source.outputs)
+    engine = engine_loader("onnxruntime").load(data)
+    difference = compare(source.name, engine, runs)
+    engine.close()
+    weights = onnx.load_model_from_string(data).graph.initializer
+    parameters = sum(int(np.prod(w.dims)) for w in weights if w.data_type == onnx.TensorProto.FLOAT)
+    inputs, outputs = tensor_specs(data)
+    file = writer.add(f"graphs/{source.name}.onnx", data)
+    return GraphEntry(file, parameters, inputs, outputs), GraphReport(source.name, parameters, len(data), difference)
+
+
+def _tables(model: GlcModel, table: ScaleTable) -> bytes:
+    buffer = io.BytesIO()
+    rows = {name: getattr(model, name).detach().numpy()[:, :, 0, 0] for name in ("q_enc", "q_dec")}
+    np.savez(buffer, **rows, **table.to_arrays())
+    return buffer.getvalue()
+
+
+def _require_replaceable(target: Path) -> None:
+    """A bundle may be replaced; a folder with someone's files may not."""
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise OutputNotWritable(f"{target} is a folder and not a bundle; choose another path")
+    if not target.parent.is_dir():
+        raise OutputNotWritable(f"cannot write {target}: there is no folder {target.parent}")
+
+
+class _Writer:
+    """Adds files to a directory or an uncompressed zip."""
+
+    def __init__(self, path: Path, container: Literal["directory", "zip"]) -> None:
+        self._path = path
+        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) if container == "zip" else None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def add(self, name: str, data: bytes) -> FileEntry:
+        if self._archive is not None:
+            # A fixed date, so that two exports of one checkpoint are the same file.
+            self._archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+        else:
+            file = self._path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        return FileEntry(name, hashlib.sha256(data).hexdigest(), len(data))

@@ -1,0 +1,111 @@
+"""Proof that exported graphs compute what the torch model computes, at sizes other than the exporter's example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glc.engines import Array, Engine
+from glc.errors import GraphMismatch
+from glc.export.config import ModelConfig
+from glc.export.graphs import GraphSource
+
+_RELATIVE_TOLERANCE = 1e-3
+"""Largest difference of a float output, as a part of its largest magnitude."""
+_CHANGED_TOLERANCE = 1e-3
+"""Part of the integers of an output that may change, by one unless they are codebook indices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one graph is from torch over all sizes."""
+
+    largest: float
+    """Largest absolute difference of a float output."""
+    changed: int
+    """Integers that differ (pixels, scale indices, codebook indices)."""
+    integers: int
+    """Integers compared."""
+
+
+def parity_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Three image sizes (height, width): one pixel, odd, and ragged attention patches both ways."""
+    f, patch = config.downsampling, config.attention_patch
+    return (1, 1), (5 * f + 3, 9 * f - 1), ((patch + 1) * f + 1, (patch + 2) * f)
+
+
+def test_image(height: int, width: int) -> NDArray[np.uint8]:
+    """Waves with a little noise, (height, width, 3) uint8, the same everywhere."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / (7 + 9 * c) + columns / (23 - 6 * c)) for c in range(3)]
+    noise = np.random.default_rng(0).normal(0, 8, (height, width, 3))
+    return np.clip(128 + 80 * np.stack(waves, axis=-1) + noise, 0, 255).astype(np.uint8)
+
+
+test_image.__test__ = False  # type: ignore[attr-defined] # its name does not make it a test
+
+
+@torch.inference_mode()
+def expected_runs(
+    sources: Sequence[GraphSource], image: NDArray[np.uint8], q_rows: tuple[Tensor, Tensor]
+) -> dict[str, tuple[dict[str, Array], dict[str, Array]]]:
+    """Pass an image through all torch modules; graph name -> (feeds, results), with realistic latents.
+
+    Args:
+        sources: the graphs of a bundle.
+        image: (h, w, 3) uint8.
+        q_rows: rows of q_enc and q_dec, (1, N, 1, 1).
+    """
+    tensors: dict[str, Tensor] = {"image": torch.from_numpy(image)[None], "q_row": q_rows[0]}
+    runs: dict[str, tuple[dict[str, Array], dict[str, Array]]] = {}
+    for source in sources:
+        if source.name == "synthesis":
+            tensors["q_row"] = q_rows[1]
+            tensors["y_hat"] = tensors["y_hat"] * tensors["quant_step"]
+        feeds = {i.name: tensors[i.name] for i in source.inputs}
+        results = source.module(*feeds.values())
+        named = dict(zip(source.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+        runs[source.name] = ({n: t.numpy() for n, t in feeds.items()}, {n: t.numpy() for n, t in named.items()})
+        tensors |= named
+        if source.name == "hyper_prior":
+            tensors["y_hat"] = torch.round(tensors["y"] / tensors["quant_step"])
+    return runs
+
+
+def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> Difference:
+    """Run a graph on the feeds of several sizes and compare.
+
+    Raises:
+        GraphMismatch: an output differs by more than the tolerance.
+    """
+    largest, changed, integers = 0.0, 0, 0
+    for feeds, expected in runs:
+        found = engine.run(feeds)
+        for output, want in expected.items():
+            got = found[output]
+            where = f"graph {name}, output {output}, inputs {[list(f.shape) for f in feeds.values()]}"
+            if got.shape != want.shape:
+                raise GraphMismatch(f"{where}: shape {list(got.shape)}; torch gives {list(want.shape)}")
+            distance = np.abs(got.astype(np.float64) - want.astype(np.float64))
+            if np.issubdtype(want.dtype, np.floating):
+                limit = _RELATIVE_TOLERANCE * max(1.0, float(np.abs(want).max()))
+                if not distance.max() <= limit:
+                    raise GraphMismatch(f"{where}: differs from torch by {distance.max():.3g}; allowed {limit:.3g}")
+                largest = max(largest, float(distance.max()))
+                continue
+            differing = int(np.count_nonzero(distance))
+            allowed = max(1, int(_CHANGED_TOLERANCE * want.size))
+            step = 1 if want.dtype == np.uint8 else np.inf
+            if differing > allowed or distance.max() > step:
+                raise GraphMismatch(
+                    f"{where}: {differing} of {want.size} integers differ from torch, by up to {distance.max():.0f}; "
+                    f"allowed {allowed}"
+                )
+            changed += differing
+            integers += want.size
+    return Difference(largest, changed, integers)

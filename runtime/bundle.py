@@ -1,0 +1,140 @@
+"""Reading a bundle: a directory, or the same files in one uncompressed zip (docs/bundle.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.errors import BundleAltered, BundleInvalid, BundleNotFound
+from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
+from glc.runtime.scale_table import ScaleTable
+
+MANIFEST = "manifest.json"
+
+GRAPHS = ("analysis", "hyper_prior", "spatial_prior_1", "spatial_prior_2", "spatial_prior_3", "synthesis")
+"""Graphs that every bundle holds."""
+
+_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_TABLE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What tables.npz holds."""
+
+    q_enc: NDArray[np.float32]
+    """(Q, N): factors of the analysis transform for each quality."""
+    q_dec: NDArray[np.float32]
+    """(Q, N): factors of the synthesis transform for each quality."""
+    scales: ScaleTable
+
+
+class Bundle:
+    """What `glc-export` wrote. Every file is checked against its SHA-256 when it is read."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest of a bundle.
+
+        Raises:
+            BundleNotFound: nothing has this path.
+            BundleInvalid: not a bundle, or its manifest is malformed.
+            BundleTooNew: a later schema.
+        """
+        where = Path(path)
+        if not where.exists():
+            raise BundleNotFound(f"no bundle at {where}; make one with: glc-export --ckpt model.pth -o {where}")
+        try:
+            text = _read_member(where, MANIFEST, _MAX_MANIFEST_BYTES)
+        except BundleAltered as error:
+            raise BundleInvalid(f"{where} is not a bundle: it holds no {MANIFEST}") from error
+        manifest = Manifest.from_json(text)
+        missing = [name for name in GRAPHS if name not in manifest.graphs]
+        if missing:
+            raise BundleInvalid(f"{where}: {MANIFEST} lists no graph {', '.join(missing)}")
+        return cls(where, manifest)
+
+    def graph(self, name: str) -> tuple[GraphEntry, bytes]:
+        """Entry and content of one graph.
+
+        Raises:
+            BundleAltered: the file is missing or changed.
+        """
+        entry = self.manifest.graphs[name]
+        return entry, self._read(entry.file)
+
+    def tables(self) -> Tables:
+        """Read tables.npz.
+
+        Raises:
+            BundleAltered: the file is missing or changed.
+            BundleInvalid: it does not hold the tables that docs/bundle.md names.
+        """
+        content = self._read(self.manifest.tables)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
+                    raise BundleInvalid(f"{self.path}: tables.npz unpacks to more than {_MAX_TABLE_BYTES} bytes")
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                rows = [arrays[name] for name in ("q_enc", "q_dec")]
+                scales = ScaleTable.from_arrays(arrays["scale_reach"], arrays["scale_frequencies"])
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleInvalid(f"{self.path}: tables.npz cannot be read: {error}") from error
+        config = self.manifest.config
+        expected = (config.qualities, config.latent_channels)
+        for name, array in zip(("q_enc", "q_dec"), rows, strict=True):
+            if array.shape != expected or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise BundleInvalid(
+                    f"{self.path}: tables.npz: {name} is {array.dtype} {list(array.shape)}; "
+                    f"expected finite float32 {list(expected)}"
+                )
+        return Tables(rows[0], rows[1], scales)
+
+    def verify(self) -> int:
+        """Read every file and check it; returns the bytes read.
+
+        Raises:
+            BundleAltered: a file is missing or changed.
+        """
+        return sum(len(self._read(entry)) for entry in self.manifest.files())
+
+    def _read(self, entry: FileEntry) -> bytes:
+        content = _read_member(self.path, entry.name, entry.size_bytes)
+        if len(content) != entry.size_bytes:
+            raise BundleAltered(
+                f"{self.path}: {entry.name} has {len(content)} bytes; the manifest says {entry.size_bytes}: export again"
+            )
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != entry.sha256:
+            raise BundleAltered(
+                f"{self.path}: {entry.name} has SHA-256 {digest[:12]}...; the manifest says {entry.sha256[:12]}...: "
+                "it was altered after export; export again"
+            )
+        return content
+
+
+def _read_member(bundle: Path, name: str, most_bytes: int) -> bytes:
+    """Read at most one byte more than allowed, so that a wrong size shows and a huge file takes no memory."""
+    try:
+        if bundle.is_dir():
+            with (bundle / name).open("rb") as file:
+                return file.read(most_bytes + 1)
+        with zipfile.ZipFile(bundle) as archive, archive.open(name) as member:
+            return member.read(most_bytes + 1)
+    except zipfile.BadZipFile as error:
+        raise BundleInvalid(f"{bundle} is neither a bundle directory nor a zip of one: {error}") from error
+    except (KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise BundleAltered(f"{bundle}: {name} is missing; export again") from error
+    except (OSError, NotImplementedError, RuntimeError) as error:  # the last two: zip features that we never write
+        raise BundleInvalid(f"{bundle}: {name} cannot be read: {error}") from error

@@ -1,0 +1,207 @@
+"""The range coder: z indices and symbols to payload bytes and back (docs/bitstream.md, "Payload").
+
+The only module that imports constriction, and the place where its edges are absorbed: it never sees a symbol
+outside an alphabet or a table that it would refuse, and what it raises on damaged data becomes CorruptBitstream.
+
+    part:  elements sorted by scale index, largest first; one table a group; escapes follow their group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.errors import CorruptBitstream, EngineFailed
+from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
+
+_WORD_BYTES = 4
+
+ESCAPE_WIDTHS = 23
+"""An escaped magnitude exceeds the table's reach by a number of 1 to 23 bits."""
+
+ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 14), 1 << 14], np.int64)
+"""Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
+
+Symbols = NDArray[np.int32]
+
+
+class SymbolModels:
+    """constriction's models for one scale table; read-only, shared by all coders."""
+
+    def __init__(self, table: ScaleTable) -> None:
+        self.reach = table.reach
+        self.by_level = tuple(map(_categorical, table.frequencies))
+        self.all_zero = _categorical(ALL_ZERO_FREQUENCIES)
+        self.escape_width = constriction.stream.model.Uniform(ESCAPE_WIDTHS)
+        self.escape_bits = constriction.stream.model.Uniform()
+
+
+class PayloadEncoder:
+    """Writes one payload: first in, first out."""
+
+    def __init__(self, models: SymbolModels) -> None:
+        self._models = models
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def put_indices(self, indices: NDArray[np.int32], entries: int) -> None:
+        """Append z indices of any shape, each 0..entries - 1, all equally probable."""
+        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < entries:
+            raise EngineFailed(f"z indices lie in {indices.min()}..{indices.max()}; expected 0..{entries - 1}")
+        if entries > 1:
+            self._coder.encode(_flat(indices), constriction.stream.model.Uniform(entries))
+
+    def put_part(self, symbols: Symbols, scale_indices: NDArray[np.uint8]) -> None:
+        """Append the symbols of one part.
+
+        Args:
+            symbols: (N, h/2, w/2) int32.
+            scale_indices: the same shape, uint8, rows of the scale table.
+
+        Raises:
+            EngineFailed: a scale index or a symbol is out of range.
+        """
+        models = self._models
+        order, groups = _grouped(scale_indices, len(models.by_level))
+        values = _flat(symbols)[order]
+        reach = models.reach[scale_indices.ravel()[order]]
+        excess = np.abs(values) - reach
+        if values.size and int(excess.max()) >= 1 << ESCAPE_WIDTHS:
+            raise EngineFailed(f"symbol {int(np.abs(values).max())} is too large to code; the model's latent diverged")
+        escaped = excess > 0
+        coded = np.where(escaped, 2 * reach + 1, values + reach).astype(np.int32)
+        for level, group in groups:
+            if level == 0 and self._put_all_zero_flag(values[group]):
+                continue
+            self._coder.encode(coded[group], models.by_level[level])
+            if escaped[group].any():
+                at = escaped[group]
+                self._put_escapes(excess[group][at], values[group][at] < 0)
+
+    def finish(self) -> bytes:
+        """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
+        words: NDArray[np.uint32] = self._coder.get_compressed()
+        position, (lower, width) = self._coder.pos()
+        head = words[:position].astype(">u4").tobytes()
+        sealed = np.concatenate((words[position:], np.zeros(2, np.uint32)))
+        return head + _shortest_tail(lower, width, (int(sealed[0]) << 32) | int(sealed[1]))
+
+    def _put_all_zero_flag(self, values: Symbols) -> bool:
+        all_zero = not values.any()
+        self._coder.encode(np.array([not all_zero], np.int32), self._models.all_zero)
+        return all_zero
+
+    def _put_escapes(self, excess: Symbols, negative: NDArray[np.bool_]) -> None:
+        width = np.frexp(excess.astype(np.float64))[1].astype(np.int32)  # exact: bit length of a small integer
+        low = excess - (1 << (width - 1))
+        self._coder.encode(_flat(width - 1), self._models.escape_width)
+        self._coder.encode(_flat(2 * low + negative), self._models.escape_bits, _flat(1 << width))
+
+
+class PayloadDecoder:
+    """Reads one payload in the order in which it was written."""
+
+    def __init__(self, models: SymbolModels, payload: bytes) -> None:
+        self._models = models
+        padded = payload + bytes(-len(payload) % _WORD_BYTES)
+        words = np.frombuffer(padded, ">u4").astype(np.uint32)
+        self._coder = constriction.stream.queue.RangeDecoder(words)
+
+    def get_indices(self, shape: tuple[int, ...], entries: int) -> NDArray[np.int32]:
+        """Read z indices.
+
+        Raises:
+            CorruptBitstream: no sequence of indices leads to this payload.
+        """
+        if entries == 1:
+            return np.zeros(shape, np.int32)
+        return self._decode(constriction.stream.model.Uniform(entries), int(np.prod(shape))).reshape(shape)
+
+    def get_part(self, scale_indices: NDArray[np.uint8]) -> Symbols:
+        """Read the symbols of one part.
+
+        Args:
+            scale_indices: (N, h/2, w/2) uint8, rows of the scale table.
+
+        Returns:
+            Symbols of the same shape.
+
+        Raises:
+            CorruptBitstream: no sequence of symbols leads to this payload.
+            EngineFailed: a scale index is out of range.
+        """
+        models = self._models
+        order, groups = _grouped(scale_indices, len(models.by_level))
+        values = np.zeros(order.shape, np.int32)
+        for level, group in groups:
+            if level == 0 and self._decode(models.all_zero, 1)[0] == 0:
+                continue
+            reach = int(models.reach[level])
+            coded = self._decode(models.by_level[level], group.stop - group.start)
+            escaped = coded == 2 * reach + 1
+            coded -= reach
+            if escaped.any():
+                coded[escaped] = self._get_escapes(int(escaped.sum()), reach)
+            values[group] = coded
+        symbols = np.empty(order.shape, np.int32)
+        symbols[order] = values
+        return symbols.reshape(scale_indices.shape)
+
+    def _get_escapes(self, count: int, reach: int) -> Symbols:
+        width = self._decode(self._models.escape_width, count) + 1
+        bits = self._decode(self._models.escape_bits, _flat(1 << width))
+        magnitude = reach + (1 << (width - 1)) + (bits >> 1)
+        return np.where(bits & 1, -magnitude, magnitude).astype(np.int32)
+
+    def _decode(self, model: Any, argument: int | Symbols) -> Symbols:
+        try:
+            symbols: Symbols = self._coder.decode(model, argument)
+        except AssertionError as error:
+            raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
+        return symbols
+
+
+def _categorical(frequencies: NDArray[np.int64]) -> Any:
+    # constriction gives each of n symbols one unit of 2^24 and shares the rest by weight; weights that are integers
+    # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
+    # holds this against a range coder in plain integers.
+    weights = (frequencies - 1).astype(np.float64)
+    return constriction.stream.model.Categorical(weights, perfect=False)
+
+
+def _grouped(scale_indices: NDArray[np.uint8], levels: int) -> tuple[NDArray[np.intp], Iterator[tuple[int, slice]]]:
+    """Coding order of a part: stable, by descending scale index; and where each level lies in it."""
+    flat = scale_indices.ravel()
+    counts = np.bincount(flat, minlength=levels)
+    if len(counts) > levels:
+        raise EngineFailed(f"scale index {len(counts) - 1} is out of range 0..{levels - 1}")
+    order = np.argsort(255 - flat, kind="stable")
+    present = np.flatnonzero(counts)[::-1]
+    ends = np.cumsum(counts[present])
+    spans = zip(present.tolist(), (ends - counts[present]).tolist(), ends.tolist(), strict=True)
+    return order, ((level, slice(start, end)) for level, start, end in spans)
+
+
+def _flat(array: NDArray[np.integer]) -> Symbols:
+    return np.ascontiguousarray(array, np.int32).ravel()
+
+
+def _shortest_tail(lower: int, width: int, sealed: int) -> bytes:
+    """Shortest big-endian prefix of a number in the coder's final interval.
+
+    Any number in [lower, lower + width), taken modulo 2^64, ends the payload. If the interval wraps around, the
+    words before were settled for the side on which constriction's own choice, `sealed`, lies.
+    """
+    last = lower + width - 1
+    low, high = lower, min(last, (1 << 64) - 1)
+    if sealed < lower:
+        low, high = 0, last - (1 << 64)
+    for length in range(8):
+        shift = 64 - 8 * length
+        candidate = -(-low >> shift) << shift
+        if candidate <= high:
+            return candidate.to_bytes(8, "big")[:length]
+    return low.to_bytes(8, "big")

@@ -1,0 +1,198 @@
+"""`manifest.json`: what a bundle holds (docs/bundle.md), read without trust."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from glc.engines import TensorSpec
+from glc.errors import BundleInvalid, BundleTooNew
+
+SCHEMA = 1
+"""Newest manifest schema that this software reads, and the one that it writes."""
+
+FORMAT = "glc-bundle"
+
+ArithmeticName = Literal["exact", "float"]
+
+DTYPES = ("float32", "uint8", "int32")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Relative, no "..", nothing hidden: a hostile manifest must not reach outside its bundle.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the bundle."""
+
+    name: str
+    """Path inside the bundle, with forward slashes."""
+    sha256: str
+    """Lower-case hexadecimal digest of the content."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEntry:
+    """One ONNX graph."""
+
+    file: FileEntry
+    parameters: int
+    """Number of weights."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CodecConfig:
+    """What the runtime must know of the model."""
+
+    latent_channels: int
+    """N; a multiple of 4."""
+    downsampling: int
+    """f: pixels per latent position along each axis."""
+    codebook_entries: int
+    """M: z indices are 0..M - 1."""
+    qualities: int
+    """Q: rows of q_enc and q_dec."""
+    attention_patch: int
+    """Side of an attention patch in latent positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything in manifest.json."""
+
+    model_id: str
+    """64 hexadecimal digits: SHA-256 of what decoding depends on."""
+    label: str
+    """One line for people: where the weights come from."""
+    arithmetic: ArithmeticName
+    config: CodecConfig
+    graphs: Mapping[str, GraphEntry]
+    """Graph name -> entry."""
+    tables: FileEntry
+    producers: Mapping[str, str]
+    """Software -> version that wrote the bundle."""
+
+    def files(self) -> Iterator[FileEntry]:
+        """Every file but the manifest."""
+        yield from (graph.file for graph in self.graphs.values())
+        yield self.tables
+
+    def to_json(self) -> str:
+        """Serialise, with sorted keys."""
+        document = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
+        return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Parse and check.
+
+        Raises:
+            BundleInvalid: not a manifest; the message names the field.
+            BundleTooNew: a later schema.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleInvalid(f"manifest.json is not JSON: {error}") from error
+        root = _Fields(document, "manifest.json")
+        if root.take("format", str) != FORMAT:
+            raise BundleInvalid(f"manifest.json: format is {document['format']!r}; expected {FORMAT!r}")
+        schema = root.take("schema", int)
+        if schema > SCHEMA:
+            raise BundleTooNew(f"bundle schema {schema}; this software reads up to {SCHEMA}: upgrade glc-deploy")
+        arithmetic = root.take("arithmetic", str)
+        if arithmetic not in ("exact", "float"):
+            raise BundleInvalid(f"manifest.json: arithmetic is {arithmetic!r}; expected 'exact' or 'float'")
+        graphs = root.fields("graphs")
+        return cls(
+            model_id=root.matching("model_id", _SHA256),
+            label=root.take("label", str),
+            arithmetic=arithmetic,
+            config=_config(root.fields("config")),
+            graphs={name: _graph(graphs.fields(name)) for name in graphs.names()},
+            tables=_file(root.fields("tables")),
+            producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
+        )
+
+
+class _Fields:
+    """A JSON object whose members are taken with a type, and named in errors."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise BundleInvalid(f"{where} must be a JSON object")
+        self._value: dict[str, Any] = value
+        self._where = where
+
+    def names(self) -> list[str]:
+        return list(self._value)
+
+    def take(self, name: str, kind: type) -> Any:
+        value = self._value.get(name)
+        if type(value) is not kind:
+            found = "missing" if name not in self._value else repr(value)[:60]
+            raise BundleInvalid(f"{self._where}: {name} is {found}; expected {kind.__name__}")
+        return value
+
+    def positive(self, name: str, most: int) -> int:
+        value: int = self.take(name, int)
+        if not 1 <= value <= most:
+            raise BundleInvalid(f"{self._where}: {name} is {value}; expected 1..{most}")
+        return value
+
+    def matching(self, name: str, pattern: re.Pattern[str]) -> str:
+        value: str = self.take(name, str)
+        if not pattern.fullmatch(value):
+            raise BundleInvalid(f"{self._where}: {name} is {value[:80]!r}; expected the form {pattern.pattern}")
+        return value
+
+    def fields(self, name: str) -> _Fields:
+        return _Fields(self._value.get(name), f"{self._where}: {name}")
+
+    def each(self, name: str) -> list[_Fields]:
+        items = self.take(name, list)
+        return [_Fields(item, f"{self._where}: {name}[{i}]") for i, item in enumerate(items)]
+
+
+def _config(fields: _Fields) -> CodecConfig:
+    config = CodecConfig(
+        latent_channels=fields.positive("latent_channels", 4096),
+        downsampling=fields.positive("downsampling", 1024),
+        codebook_entries=fields.positive("codebook_entries", (1 << 24) - 1),
+        qualities=fields.positive("qualities", 256),
+        attention_patch=fields.positive("attention_patch", 1 << 20),
+    )
+    if config.latent_channels % 4:
+        raise BundleInvalid(f"manifest.json: latent_channels is {config.latent_channels}; expected a multiple of 4")
+    return config
+
+
+def _file(fields: _Fields) -> FileEntry:
+    return FileEntry(
+        fields.matching("name", _FILE_NAME), fields.matching("sha256", _SHA256), fields.positive("size_bytes", 1 << 40)
+    )
+
+
+def _graph(fields: _Fields) -> GraphEntry:
+    return GraphEntry(
+        file=_file(fields.fields("file")),
+        parameters=fields.take("parameters", int),
+        inputs=tuple(map(_tensor, fields.each("inputs"))),
+        outputs=tuple(map(_tensor, fields.each("outputs"))),
+    )
+
+
+def _tensor(fields: _Fields) -> TensorSpec:
+    dtype = fields.take("dtype", str)
+    shape = fields.take("shape", list)
+    if dtype not in DTYPES or not all(size is None or (type(size) is int and size > 0) for size in shape):
+        raise BundleInvalid(f"manifest.json: a tensor is {dtype!r} {shape}; expected one of {DTYPES} and sizes or null")
+    return TensorSpec(fields.take("name", str), dtype, tuple(shape))
