@@ -1,0 +1,1 @@
+"""Measurements: rate against the ideal and the published estimate, and start-up."""

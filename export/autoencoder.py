@@ -31,8 +31,7 @@ class ResidualBlock(nn.Module):
         """(B, channels_in, h, w) -> (B, channels_out, h, w)."""
         branch = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         identity = x if self.conv_out is None else self.conv_out(x)
-        result: Tensor = identity + branch
-        return result
+        return identity + branch
 
 
 class Downsample(nn.Module):
@@ -44,8 +43,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h/2, w/2), h and w even."""
-        result: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return result
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -57,8 +55,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, 2h, 2w)."""
-        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return result
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class PatchAttention(nn.Module):
@@ -83,7 +80,8 @@ class PatchAttention(nn.Module):
         # Never -(-n // patch): ONNX divides integers towards zero, and the exporter does not make up for it.
         rows, columns = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
         # A latent smaller than a patch is one patch of its own size: no work is spent on padding.
-        patch_h, patch_w = torch.sym_min(self.patch, height), torch.sym_min(self.patch, width)
+        patch_h = torch.sym_min(self.patch, height)  # type: ignore[no-untyped-call]
+        patch_w = torch.sym_min(self.patch, width)  # type: ignore[no-untyped-call]
         pad_h, pad_w = rows * patch_h - height, columns * patch_w - width
 
         def to_patches(t: Tensor) -> Tensor:
@@ -100,8 +98,7 @@ class PatchAttention(nn.Module):
         mixed = torch.softmax(scores, dim=-1) @ v
         mixed = mixed.reshape(batch, rows, columns, patch_h, patch_w, channels).permute(0, 5, 1, 3, 2, 4)
         mixed = mixed.reshape(batch, channels, rows * patch_h, columns * patch_w)[:, :, :height, :width]
-        result: Tensor = x + self.proj_out(mixed)
-        return result
+        return x + self.proj_out(mixed)
 
 
 class LatentEncoder(nn.Module):
@@ -123,8 +120,8 @@ class LatentEncoder(nn.Module):
         self.quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1) if config.quant_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, 3, H, W) in [-1, 1], H and W multiples of f -> l (B, N, H/f, W/f)."""
-        latent: Tensor = self.blocks(x)
+        """X (B, 3, H, W) in [-1, 1], H and W multiples of f -> l (B, N, H/f, W/f)."""
+        latent = self.blocks(x)
         return latent if self.quant_conv is None else self.quant_conv(latent)
 
 
@@ -150,8 +147,7 @@ class LatentDecoder(nn.Module):
         """l_hat (B, N, h, w) -> x_hat (B, 3, f h, f w), nominally in [-1, 1] but not clamped."""
         if self.post_quant_conv is not None:
             latent = self.post_quant_conv(latent)
-        result: Tensor = self.blocks(latent)
-        return result
+        return self.blocks(latent)
 
 
 class AutoEncoder(nn.Module):

@@ -91,7 +91,10 @@ class QualityTransform(nn.Module):
         super().__init__()
         # The released names repeat the module's own: enc.enc_1, dec.dec_1.
         stages = OrderedDict(
-            (f"{name}_{i}", nn.Sequential(DepthConvBlock2(channels, channels), DepthConvBlock2(channels, channels)))
+            (
+                f"{name}_{i}",
+                nn.Sequential(DepthConvBlock2(channels, channels), DepthConvBlock2(channels, channels)),
+            )
             for i in (1, 2)
         )
         for stage_name, stage in stages.items():
@@ -99,10 +102,9 @@ class QualityTransform(nn.Module):
         self._names = tuple(stages)
 
     def forward(self, x: Tensor, q_row: Tensor) -> Tensor:
-        """x (B, N, h, w), q_row (1, N, 1, 1) -> (B, N, h, w)."""
+        """X (B, N, h, w), q_row (1, N, 1, 1) -> (B, N, h, w)."""
         first, second = (self.get_submodule(name) for name in self._names)
-        result: Tensor = second(first(x) * q_row)
-        return result
+        return second(first(x) * q_row)
 
 
 class SubpixelUpsample(nn.Module):
@@ -151,7 +153,4 @@ def _adaptor(channels_in: int, channels_out: int) -> nn.Conv2d | None:
 
 
 def _adapted(x: Tensor, adaptor: nn.Module | None) -> Tensor:
-    if adaptor is None:
-        return x
-    result: Tensor = adaptor(x)
-    return result
+    return x if adaptor is None else adaptor(x)

@@ -14,9 +14,8 @@ from typing import Literal
 
 import numpy as np
 import onnx
-import torch
 
-from glc.engines import engine_loader
+from glc.engines import Array, engine_loader
 from glc.errors import OutputNotWritable
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
@@ -84,31 +83,31 @@ def export_bundle(
     rows = interpolated_row(model.q_enc, last), interpolated_row(model.q_dec, last)
     runs = [expected_runs(sources, test_image(h, w), rows) for h, w in parity_sizes(model.config)]
 
-    with staged(target) as temporary:
-        with _Writer(temporary, container) as writer:
-            graphs: dict[str, GraphEntry] = {}
-            for source in sources:
-                on_step(f"export {source.name}")
-                entry, report = _export_graph(source, [run[source.name] for run in runs], writer)
-                graphs[source.name] = entry
-                on_graph(report)
-            on_step("write manifest")
-            manifest = Manifest(
-                model_id=model_id(model, table),
-                label=label,
-                arithmetic=arithmetic,
-                config=CodecConfig(
-                    latent_channels=model.config.latent_channels,
-                    downsampling=model.config.downsampling,
-                    codebook_entries=model.config.codebook_entries,
-                    qualities=model.config.qualities,
-                    attention_patch=model.config.attention_patch,
-                ),
-                graphs=graphs,
-                tables=writer.add(_TABLES, _tables(model, table)),
-                producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
-            )
-            writer.add(MANIFEST, manifest.to_json().encode())
+    with staged(target) as temporary, _Writer(temporary, container) as writer:
+        graphs: dict[str, GraphEntry] = {}
+        for source in sources:
+            on_step(f"export {source.name}")
+            entry, report = _export_graph(source, [run[source.name] for run in runs], writer)
+            graphs[source.name] = entry
+            on_graph(report)
+        on_step("write manifest")
+        manifest = Manifest(
+            model_id=model_id(model, table),
+            label=label,
+            arithmetic=arithmetic,
+            parameters=sum(tensor.numel() for tensor in model.parameters()),
+            config=CodecConfig(
+                latent_channels=model.config.latent_channels,
+                downsampling=model.config.downsampling,
+                codebook_entries=model.config.codebook_entries,
+                qualities=model.config.qualities,
+                attention_patch=model.config.attention_patch,
+            ),
+            graphs=graphs,
+            tables=writer.add(_TABLES, _tables(model, table)),
+            producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
+        )
+        writer.add(MANIFEST, manifest.to_json().encode())
     return Bundle.open(target)
 
 
@@ -126,10 +125,9 @@ def model_id(model: GlcModel, table: ScaleTable) -> str:
 
 
 def _export_graph(
-    source: GraphSource, runs: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]], writer: _Writer
+    source: GraphSource, runs: list[tuple[dict[str, Array], dict[str, Array]]], writer: _Writer
 ) -> tuple[GraphEntry, GraphReport]:
-    with torch.inference_mode(False):
-        data = to_onnx(source.module, source.inputs, source.outputs)
+    data = to_onnx(source.module, source.inputs, source.outputs)
     engine = engine_loader("onnxruntime").load(data)
     difference = compare(source.name, engine, runs)
     engine.close()
@@ -143,7 +141,7 @@ def _export_graph(
 def _tables(model: GlcModel, table: ScaleTable) -> bytes:
     buffer = io.BytesIO()
     rows = {name: getattr(model, name).detach().numpy()[:, :, 0, 0] for name in ("q_enc", "q_dec")}
-    np.savez(buffer, **rows, **table.to_arrays())
+    np.savez(buffer, **rows, **table.to_arrays())  # type: ignore[arg-type] # not the keyword that it takes
     return buffer.getvalue()
 
 

@@ -109,9 +109,7 @@ def _shape(shapes: Mapping[str, Shape], name: str, rank: int) -> Shape:
         raise CheckpointMismatch(f"missing tensor {name}: the model's configuration is read from its shape")
     shape = shapes[name]
     if len(shape) != rank or 0 in shape:
-        raise CheckpointMismatch(
-            f"tensor {name} has shape {list(shape)}; expected {rank} dimensions, none of them 0"
-        )
+        raise CheckpointMismatch(f"tensor {name} has shape {list(shape)}; expected {rank} dimensions, none of them 0")
     return shape
 
 

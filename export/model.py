@@ -1,7 +1,7 @@
 """The GLC model in torch, under the names of the released state dicts.
 
-    image -> vqgan.encoder -> l -> enc -> y -> hyper_enc -> z -> z_vq -> z indices
-    z indices -> hyper_dec -> y_prior_fusion -> params -> four parts -> y_hat -> dec -> l_hat -> vqgan.generator
+image -> vqgan.encoder -> l -> enc -> y -> hyper_enc -> z -> z_vq -> z indices
+z indices -> hyper_dec -> y_prior_fusion -> params -> four parts -> y_hat -> dec -> l_hat -> vqgan.generator
 """
 
 from __future__ import annotations

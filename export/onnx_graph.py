@@ -21,7 +21,7 @@ from glc.errors import ExportError, FrozenShape
 OPSET = 20
 """GroupNorm becomes InstanceNormalization here; as opset 21's GroupNormalization it was half as accurate in ORT."""
 
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT32: "int32",
@@ -53,7 +53,7 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
         FrozenShape: an axis that was asked to be free is a constant in the graph.
         ExportError: the exporter failed, or the graph has a data type that the engines do not exchange.
     """
-    dynamic = tuple({axis: torch.export.Dim.DYNAMIC for axis in i.free_axes} for i in inputs)
+    dynamic = tuple(dict.fromkeys(i.free_axes, torch.export.Dim.DYNAMIC) for i in inputs)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "graph.onnx"
         try:
@@ -103,7 +103,9 @@ def _require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
     for spec, asked in zip(specs, inputs, strict=True):
         for axis in asked.free_axes:
             if spec.shape[axis] is not None:
-                raise FrozenShape(f"input {spec.name}: axis {axis} was fixed at {spec.shape[axis]}; expected a free axis")
+                raise FrozenShape(
+                    f"input {spec.name}: axis {axis} was fixed at {spec.shape[axis]}; expected a free axis"
+                )
     if any(i.free_axes for i in inputs):
         for spec in results:
             if all(isinstance(size, int) for size in spec.shape):

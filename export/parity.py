@@ -17,8 +17,10 @@ from glc.export.graphs import GraphSource
 
 _RELATIVE_TOLERANCE = 1e-3
 """Largest difference of a float output, as a part of its largest magnitude."""
-_CHANGED_TOLERANCE = 1e-3
-"""Part of the integers of an output that may change, by one unless they are codebook indices."""
+_CHANGED_PIXELS = 1e-2
+"""Part of the pixel values that may change by one: x_hat itself agrees to 5e-4, a tenth of a step (GLC.md)."""
+_CHANGED_INDICES = 1e-3
+"""Part of the scale indices (by one) and codebook indices that may change, where a value lies on a boundary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ def expected_runs(
         feeds = {i.name: tensors[i.name] for i in source.inputs}
         results = source.module(*feeds.values())
         named = dict(zip(source.outputs, results if isinstance(results, tuple) else (results,), strict=True))
-        runs[source.name] = ({n: t.numpy() for n, t in feeds.items()}, {n: t.numpy() for n, t in named.items()})
+        runs[source.name] = (
+            {n: t.numpy() for n, t in feeds.items()},
+            {n: t.numpy() for n, t in named.items()},
+        )
         tensors |= named
         if source.name == "hyper_prior":
             tensors["y_hat"] = torch.round(tensors["y"] / tensors["quant_step"])
@@ -99,8 +104,8 @@ def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], di
                 largest = max(largest, float(distance.max()))
                 continue
             differing = int(np.count_nonzero(distance))
-            allowed = max(1, int(_CHANGED_TOLERANCE * want.size))
-            step = 1 if want.dtype == np.uint8 else np.inf
+            allowed = max(1, int((_CHANGED_PIXELS if output == "image" else _CHANGED_INDICES) * want.size))
+            step = np.inf if output == "z_indices" else 1
             if differing > allowed or distance.max() > step:
                 raise GraphMismatch(
                     f"{where}: {differing} of {want.size} integers differ from torch, by up to {distance.max():.0f}; "

@@ -42,4 +42,4 @@ def _frequencies(scale: float) -> NDArray[np.int64]:
     total = 1 << PROBABILITY_BITS
     frequencies = np.maximum(1, np.floor(weights * (total / weights.sum()))).astype(np.int64)
     frequencies[reach] += total - frequencies.sum()
-    return frequencies
+    return np.asarray(frequencies, np.int64)

@@ -82,7 +82,7 @@ def synthesize(shapes: Mapping[str, Shape], seed: int = 0) -> dict[str, NDArray[
 
 
 def _draw_tensor(name: str, shape: Shape, shapes: Mapping[str, Shape], seed: int) -> NDArray[np.float32]:
-    stream = np.random.RandomState((zlib.crc32(name.encode()) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF)  # noqa: NPY002
+    stream = np.random.RandomState((zlib.crc32(name.encode()) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF)
     draw = stream.standard_normal(shape).astype(np.float32)
     if name in ("q_enc", "q_dec"):  # a larger quality spends more bits
         rate = np.float32(1.4) ** np.arange(shape[0], dtype=np.float32).reshape(-1, 1, 1, 1)

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from glc.errors import BundleAltered, BundleInvalid, BundleNotFound
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
+from glc.runtime.signatures import signatures
 
 MANIFEST = "manifest.json"
-
-GRAPHS = ("analysis", "hyper_prior", "spatial_prior_1", "spatial_prior_2", "spatial_prior_3", "synthesis")
-"""Graphs that every bundle holds."""
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_TABLE_BYTES = 64 << 20
@@ -60,9 +58,12 @@ class Bundle:
         except BundleAltered as error:
             raise BundleInvalid(f"{where} is not a bundle: it holds no {MANIFEST}") from error
         manifest = Manifest.from_json(text)
-        missing = [name for name in GRAPHS if name not in manifest.graphs]
-        if missing:
-            raise BundleInvalid(f"{where}: {MANIFEST} lists no graph {', '.join(missing)}")
+        for name, signature in signatures(manifest.config.latent_channels).items():
+            entry = manifest.graphs.get(name)
+            if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
+                raise BundleInvalid(
+                    f"{where}: {MANIFEST} lists no graph {name} with the inputs and outputs of a bundle"
+                )
         return cls(where, manifest)
 
     def graph(self, name: str) -> tuple[GraphEntry, bytes]:
@@ -113,7 +114,8 @@ class Bundle:
         content = _read_member(self.path, entry.name, entry.size_bytes)
         if len(content) != entry.size_bytes:
             raise BundleAltered(
-                f"{self.path}: {entry.name} has {len(content)} bytes; the manifest says {entry.size_bytes}: export again"
+                f"{self.path}: {entry.name} has {len(content)} bytes; the manifest says {entry.size_bytes}: "
+                "it was altered after export; export again"
             )
         digest = hashlib.sha256(content).hexdigest()
         if digest != entry.sha256:
@@ -136,5 +138,9 @@ def _read_member(bundle: Path, name: str, most_bytes: int) -> bytes:
         raise BundleInvalid(f"{bundle} is neither a bundle directory nor a zip of one: {error}") from error
     except (KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleAltered(f"{bundle}: {name} is missing; export again") from error
-    except (OSError, NotImplementedError, RuntimeError) as error:  # the last two: zip features that we never write
+    except (
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # the last two: zip features that we never write
         raise BundleInvalid(f"{bundle}: {name} cannot be read: {error}") from error

@@ -1,34 +1,29 @@
 """The codec: images to bitstreams and back.
 
-    image --analysis--> y, z indices ------------------------------+
-                             | hyper_prior                          |
-                             v                                      v
-          scale indices, means, quant_step, context --walk--> payload encoder --> bitstream
-                             ^     (y_hat so far)                   |
-                             | spatial_prior_1..3                   v
-    image <--synthesis-- y_hat <--walk-- payload decoder <---- bitstream
+image --analysis--> y, z indices ------------------------------+
+                         | hyper_prior                          |
+                         v                                      v
+      scale indices, means, quant_step, context --walk--> payload encoder --> bitstream
+                         ^     (y_hat so far)                   |
+                         | spatial_prior_1..3                   v
+image <--synthesis-- y_hat <--walk-- payload decoder <---- bitstream
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Engine, EngineLoader, engine_loader
+from glc.engines import EngineLoader, engine_loader
 from glc.errors import (
     BundleNotFound,
     CorruptBitstream,
-    EngineFailed,
     EngineMismatch,
-    EngineRejectedGraph,
     ImageTooLarge,
     ModelMismatch,
     TruncatedBitstream,
@@ -45,22 +40,21 @@ from glc.runtime.bitstream import (
 )
 from glc.runtime.bundle import Bundle
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
-from glc.runtime.spatial_walk import PartPrior, gather_part, walk
+from glc.runtime.networks import HyperPrior, Networks, StageListener, interpolated_row
+from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
+from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder
 
 Image = NDArray[np.uint8]
-Latent = NDArray[np.float32]
 
 DEFAULT_MAX_PIXELS = 1 << 27
 """Images with more pixels are refused before memory is taken: 134 million, four times 8K."""
-
-_MAX_SYMBOL = 1 << 23
 
 
 class Codec:
     """Encodes and decodes with one bundle on one engine.
 
     Threads may share a codec: nothing is kept between calls but the loaded graphs. Graphs load when they are first
-    needed. Close it, or use it in a `with` statement.
+    needed. Close it when no call runs any more, or use it in a `with` statement.
     """
 
     def __init__(
@@ -69,27 +63,23 @@ class Codec:
         loader: EngineLoader,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        on_stage: Callable[[str, float], None] | None = None,
+        on_stage: StageListener | None = None,
     ) -> None:
-        """Use `Codec.open` unless the bundle or the engine is yours.
+        """`Codec.open` does this for a path and an engine's name.
 
         Args:
             bundle: an open bundle.
             loader: what runs the graphs.
             max_pixels: limit on width times height, in both directions.
-            on_stage: called with the name and duration in milliseconds of every stage that ends, from the thread
-                that ran it.
+            on_stage: called with each stage's name and duration in milliseconds.
         """
         self.bundle = bundle
         self._loader = loader
         self._max_pixels = max_pixels
-        self._on_stage = on_stage
         self._tables = bundle.tables()
         self._models = SymbolModels(self._tables.scales)
         self._arithmetic, self._identity = _identity(bundle, loader)
-        self._engines: dict[str, Engine] = {}
-        self._loading = threading.Lock()
-        self._closed = False
+        self._networks = Networks(bundle, loader, on_stage)
 
     @classmethod
     def open(
@@ -99,7 +89,7 @@ class Codec:
         engine: str = "auto",
         threads: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        on_stage: Callable[[str, float], None] | None = None,
+        on_stage: StageListener | None = None,
     ) -> Codec:
         """Open a bundle.
 
@@ -141,19 +131,19 @@ class Codec:
             The bitstream.
 
         Raises:
-            TypeError, ValueError: not such an image, or quality or form out of range.
+            TypeError: not an array of uint8.
+            ValueError: the shape, the quality or the form is out of range.
             EngineError: the engine failed, or the latent cannot be coded.
         """
         image = self._checked_image(image)
-        units = quality_units(quality, self.qualities)
-        y, z_indices = self._run("analysis", image=image[None], q_row=self._q_row(self._tables.q_enc, units))
-        first, quant_step, context = self._hyper_prior(z_indices)
-        target = np.asarray(y / quant_step, np.float32)[0]
+        header = Header(quality_units(quality, self.qualities), image.shape[1], image.shape[0])
+        q_row = interpolated_row(self._tables.q_enc, header.quality_units)
+        y, z_indices = self._networks.analysis(image, q_row)
+        prior = self._networks.hyper_prior(z_indices)
         payload = PayloadEncoder(self._models)
-        with self._stage("entropy_coding"):
+        with self._networks.stage("entropy_coding"):
             payload.put_indices(z_indices, self.bundle.manifest.config.codebook_entries)
-        walk(first, self._next_prior(context), _LatentCoder(target, payload, self._stage))
-        header = Header(units, image.shape[1], image.shape[0])
+        self._walk(prior, LatentCoder(y / prior.quant_step, payload))
         return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
 
     def decode(self, data: bytes, *, form: Form = "file") -> Image:
@@ -168,14 +158,16 @@ class Codec:
         """
         info, payload = self._checked_stream(data, form)
         if not info.intact:
-            raise CorruptBitstream("the checksum does not match: the file was damaged")
+            raise CorruptBitstream("the checksum does not match: the bitstream was cut or damaged")
         decoder = PayloadDecoder(self._models, payload)
-        with self._stage("entropy_coding"):
+        with self._networks.stage("entropy_coding"):
             z_indices = self._get_indices(decoder, info.header)
-        return self._finish(info.header, z_indices, _PayloadCoder(decoder, self._stage))
+        return self._finish(info.header, z_indices, PayloadCoder(decoder))
 
     def preview(self, data: bytes, *, form: Form = "file") -> Image:
         """Decode from the z indices alone, every symbol zero; works on a stream cut behind them.
+
+        The bare form has no checksum that would tell a cut stream from a whole one: there the caller must know.
 
         Returns:
             (H, W, 3) uint8 RGB.
@@ -186,14 +178,13 @@ class Codec:
             EngineError: the engine failed.
         """
         info, payload = self._checked_stream(data, form)
-        # What was cut off lies between all zeros and all ones; indices that both ends agree on are certain.
-        lowest, highest = (
-            self._get_indices(PayloadDecoder(self._models, payload + bytes((fill,)) * 16), info.header)
-            for fill in (0x00, 0xFF)
-        )
-        if not info.intact and (lowest != highest).any():
-            raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(data)} bytes")
-        return self._finish(info.header, lowest, _ZeroCoder())
+        z_indices = self._get_indices(PayloadDecoder(self._models, payload), info.header)
+        if not info.intact:
+            # What was cut off lies between all zeros and all ones; indices that both agree on are certain.
+            highest = PayloadDecoder(self._models, payload + b"\xff" * 16)
+            if (z_indices != self._get_indices(highest, info.header)).any():
+                raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(data)} bytes")
+        return self._finish(info.header, z_indices, ZeroCoder())
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
         """Encode several images of any sizes; see `encode`."""
@@ -205,16 +196,11 @@ class Codec:
 
     def warm_up(self) -> None:
         """Load every graph now, rather than when it is first needed."""
-        for name in self.bundle.manifest.graphs:
-            self._engine(name)
+        self._networks.load_all()
 
     def close(self) -> None:
-        """Free the loaded graphs; calls that still run elsewhere must have ended."""
-        with self._loading:
-            self._closed = True
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+        """Free the loaded graphs; every later call raises EngineFailed. Closing twice is harmless."""
+        self._networks.close()
 
     def __enter__(self) -> Codec:
         return self
@@ -239,7 +225,7 @@ class Codec:
         info, payload = read_stream(bytes(data), form)
         if form == "file":
             self._require_identity(info)
-        header, config = info.header, self.bundle.manifest.config
+        header = info.header
         if header.quality_units > (self.qualities - 1) * QUALITY_STEPS:
             raise CorruptBitstream(f"quality {header.quality:.2f} is out of range 0..{self.qualities - 1}")
         if header.width * header.height > self._max_pixels:
@@ -249,7 +235,7 @@ class Codec:
             )
         # Indices are equally probable, so their bits are known; the coder's final state may save 8 bytes.
         rows, columns = self._hyper_size(header)
-        least = int(rows * columns * np.log2(config.codebook_entries) / 8) - 8
+        least = int(rows * columns * np.log2(self.bundle.manifest.config.codebook_entries) / 8) - 8
         if len(payload) < least:
             raise TruncatedBitstream(
                 f"{header.width}x{header.height} pixels need a payload of at least {least} bytes; got {len(payload)}"
@@ -260,126 +246,48 @@ class Codec:
         if (info.arithmetic, info.identity) == (self._arithmetic, self._identity):
             return
         model_bytes = 2 if info.arithmetic.engine else 4
-        ours = bytes.fromhex(self.bundle.manifest.model_id)
-        if info.identity[:model_bytes] != ours[:model_bytes]:
+        ours = bytes.fromhex(self.bundle.manifest.model_id)[:model_bytes].hex()
+        made = info.identity[:model_bytes].hex()
+        if made != ours:
             raise ModelMismatch(
-                f"the stream was made with model {info.identity[:model_bytes].hex()}; this bundle is model "
-                f"{ours[:model_bytes].hex()} ({self.bundle.manifest.label}): open the bundle that made it"
+                f"the stream was made with model {made}; this bundle is model {ours} ({self.bundle.manifest.label}): "
+                "open the bundle that made it"
             )
-        made = info.arithmetic.engine or "exact arithmetic"
         raise EngineMismatch(
-            f"the stream was made by {made} (tag {info.identity[model_bytes:].hex()}) and float arithmetic decodes only "
-            f"there; this codec is {self._loader.fingerprint} (tag {self._identity[2:].hex()})"
+            f"the stream was made with {info.arithmetic.engine or 'exact arithmetic'}, tag {info.identity[2:].hex()}; "
+            f"this codec is {self._loader.fingerprint}, tag {self._identity[2:].hex()}. Float arithmetic decodes only "
+            "where it was encoded: same engine, version, threads and processor"
         )
 
-    def _finish(self, header: Header, z_indices: NDArray[np.int32], coder: _ZeroCoder | _PayloadCoder) -> Image:
-        first, quant_step, context = self._hyper_prior(z_indices)
-        y_hat = walk(first, self._next_prior(context), coder)
-        (image,) = self._run(
-            "synthesis",
-            y_hat=np.asarray(y_hat * quant_step, np.float32),
-            q_row=self._q_row(self._tables.q_dec, header.quality_units),
-        )
-        return np.ascontiguousarray(image[0, : header.height, : header.width])
+    def _walk(self, prior: HyperPrior, coder: SymbolCoder) -> NDArray[np.float32]:
+        """Walk the four parts; returns y_hat (N, h, w) in units of quant_step."""
+        timed = _TimedCoder(coder, self._networks)
+        return walk(prior.first, lambda part, y_hat: self._networks.spatial_prior(part, y_hat, prior.context), timed)
+
+    def _finish(self, header: Header, z_indices: NDArray[np.int32], coder: SymbolCoder) -> Image:
+        prior = self._networks.hyper_prior(z_indices)
+        y_hat = self._walk(prior, coder) * prior.quant_step
+        image = self._networks.synthesis(y_hat, interpolated_row(self._tables.q_dec, header.quality_units))
+        return np.ascontiguousarray(image[: header.height, : header.width])
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         multiple = 4 * self.bundle.manifest.config.downsampling
         return -(-header.height // multiple), -(-header.width // multiple)
 
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
-        shape = (1, *self._hyper_size(header))
-        return decoder.get_indices(shape, self.bundle.manifest.config.codebook_entries)
-
-    def _hyper_prior(self, z_indices: NDArray[np.int32]) -> tuple[PartPrior, Latent, Latent]:
-        scale_indices, means, quant_step, context = self._run("hyper_prior", z_indices=z_indices)
-        return PartPrior(scale_indices[0], means[0]), quant_step, context
-
-    def _next_prior(self, context: Latent) -> Callable[[int, Latent], PartPrior]:
-        def prior(part: int, y_hat: Latent) -> PartPrior:
-            scale_indices, means = self._run(f"spatial_prior_{part}", y_hat=y_hat[None], context=context)
-            return PartPrior(scale_indices[0], means[0])
-
-        return prior
-
-    def _q_row(self, rows: Latent, units: int) -> Latent:
-        low, fraction = divmod(units, QUALITY_STEPS)
-        high = min(low + 1, len(rows) - 1)
-        row = rows[low] + np.float32(fraction / QUALITY_STEPS) * (rows[high] - rows[low])
-        return np.asarray(row, np.float32).reshape(1, -1, 1, 1)
-
-    def _run(self, graph: str, **feeds: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-        engine = self._engine(graph)
-        with self._stage(graph):
-            results = engine.run(feeds)
-        return [results[spec.name] for spec in self.bundle.manifest.graphs[graph].outputs]
-
-    def _engine(self, graph: str) -> Engine:
-        engine = self._engines.get(graph)
-        if engine is not None:
-            return engine
-        with self._loading:
-            if self._closed:
-                raise EngineFailed("this codec is closed")
-            if graph not in self._engines:
-                with self._stage(f"load_{graph}"):
-                    self._engines[graph] = self._load(graph)
-            return self._engines[graph]
-
-    def _load(self, graph: str) -> Engine:
-        entry, content = self.bundle.graph(graph)
-        engine = self._loader.load(content)
-        if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
-            found = ", ".join(map(str, engine.inputs + engine.outputs))
-            expected = ", ".join(map(str, entry.inputs + entry.outputs))
-            raise EngineRejectedGraph(f"graph {graph} has {found}; the manifest says {expected}")
-        return engine
-
-    @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self._on_stage is not None:
-            self._on_stage(name, 1e3 * (time.perf_counter() - start))
+        return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)
 
 
-_StageTimer = Callable[[str], contextlib.AbstractContextManager[None]]
+class _TimedCoder:
+    """Times another coder as the stage `entropy_coding`."""
 
-
-class _LatentCoder:
-    """Symbol encoder: rounds the latent against the means, writes the symbols and returns them."""
-
-    def __init__(self, target: Latent, payload: PayloadEncoder, stage: _StageTimer) -> None:
-        self._target = target
-        self._payload = payload
-        self._stage = stage
+    def __init__(self, coder: SymbolCoder, networks: Networks) -> None:
+        self._coder = coder
+        self._networks = networks
 
     def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        with self._stage("entropy_coding"):
-            rounded = np.rint(gather_part(self._target, part) - prior.means)
-            if not (np.abs(rounded) < _MAX_SYMBOL).all():  # false for NaN too
-                raise EngineFailed(f"part {part} of the latent is not finite or too large to code")
-            symbols = rounded.astype(np.int32)
-            self._payload.put_part(symbols, prior.scale_indices)
-        return symbols
-
-
-class _PayloadCoder:
-    """Symbol decoder: reads the symbols."""
-
-    def __init__(self, payload: PayloadDecoder, stage: _StageTimer) -> None:
-        self._payload = payload
-        self._stage = stage
-
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:  # noqa: ARG002 - payloads are in order
-        with self._stage("entropy_coding"):
-            return self._payload.get_part(prior.scale_indices)
-
-
-class _ZeroCoder:
-    """Every symbol zero."""
-
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:  # noqa: ARG002
-        return np.zeros(prior.means.shape, np.int32)
+        with self._networks.stage("entropy_coding"):
+            return self._coder.code(part, prior)
 
 
 def _identity(bundle: Bundle, loader: EngineLoader) -> tuple[Arithmetic, bytes]:

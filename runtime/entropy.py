@@ -9,7 +9,6 @@ outside an alphabet or a table that it would refuse, and what it raises on damag
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import constriction
 import numpy as np
@@ -25,6 +24,9 @@ ESCAPE_WIDTHS = 23
 
 ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 14), 1 << 14], np.int64)
 """Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
+
+MAX_SYMBOL = 1 << ESCAPE_WIDTHS
+"""Every symbol of a smaller magnitude can be coded, whatever its scale index."""
 
 Symbols = NDArray[np.int32]
 
@@ -83,7 +85,7 @@ class PayloadEncoder:
 
     def finish(self) -> bytes:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
-        words: NDArray[np.uint32] = self._coder.get_compressed()
+        words = self._coder.get_compressed()
         position, (lower, width) = self._coder.pos()
         head = words[:position].astype(">u4").tobytes()
         sealed = np.concatenate((words[position:], np.zeros(2, np.uint32)))
@@ -156,15 +158,14 @@ class PayloadDecoder:
         magnitude = reach + (1 << (width - 1)) + (bits >> 1)
         return np.where(bits & 1, -magnitude, magnitude).astype(np.int32)
 
-    def _decode(self, model: Any, argument: int | Symbols) -> Symbols:
+    def _decode(self, model: constriction.stream.model.Model, argument: int | Symbols) -> Symbols:
         try:
-            symbols: Symbols = self._coder.decode(model, argument)
+            return self._coder.decode(model, argument)
         except AssertionError as error:
             raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
-        return symbols
 
 
-def _categorical(frequencies: NDArray[np.int64]) -> Any:
+def _categorical(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
     # constriction gives each of n symbols one unit of 2^24 and shares the rest by weight; weights that are integers
     # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
     # holds this against a range coder in plain integers.

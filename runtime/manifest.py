@@ -43,7 +43,7 @@ class GraphEntry:
 
     file: FileEntry
     parameters: int
-    """Number of weights."""
+    """Weights in this graph."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -73,6 +73,8 @@ class Manifest:
     label: str
     """One line for people: where the weights come from."""
     arithmetic: ArithmeticName
+    parameters: int
+    """Weights of the model, each counted once; graphs may share them."""
     config: CodecConfig
     graphs: Mapping[str, GraphEntry]
     """Graph name -> entry."""
@@ -116,6 +118,7 @@ class Manifest:
             model_id=root.matching("model_id", _SHA256),
             label=root.take("label", str),
             arithmetic=arithmetic,
+            parameters=root.positive("parameters", 1 << 40),
             config=_config(root.fields("config")),
             graphs={name: _graph(graphs.fields(name)) for name in graphs.names()},
             tables=_file(root.fields("tables")),
@@ -177,7 +180,9 @@ def _config(fields: _Fields) -> CodecConfig:
 
 def _file(fields: _Fields) -> FileEntry:
     return FileEntry(
-        fields.matching("name", _FILE_NAME), fields.matching("sha256", _SHA256), fields.positive("size_bytes", 1 << 40)
+        fields.matching("name", _FILE_NAME),
+        fields.matching("sha256", _SHA256),
+        fields.positive("size_bytes", 1 << 40),
     )
 
 

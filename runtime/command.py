@@ -1,0 +1,204 @@
+"""The command `glc`: results on stdout, logs on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import PIL  # noqa: F401
+    import typer
+except ImportError as missing:
+    raise SystemExit("glc: error: the commands need more packages; run: pip install 'glc-deploy[cli,cpu]'") from missing
+
+from glc.errors import BundleNotFound
+from glc.runtime.bitstream import Form, StreamInfo, inspect
+from glc.runtime.bundle import Bundle
+from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.images import STANDARD_STREAM, encode_image, read_bytes, read_image, write_bytes
+from glc.runtime.terminal import new_app, run
+
+app = new_app("GLC: images below 0.04 bits per pixel.")
+
+_logger = logging.getLogger(__name__)
+
+BundlePath = Annotated[
+    Path | None, typer.Option("--bundle", "-b", envvar="GLC_BUNDLE", help="Bundle that glc-export wrote.")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="auto or onnxruntime.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images.")]
+Bare = Annotated[bool, typer.Option("--bare", help="Without signature, model id and checksum, for other containers.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Source = Annotated[Path, typer.Argument(help='File, or "-" for standard input.')]
+Destination = Annotated[Path, typer.Argument(help='File, or "-" for standard output.')]
+
+
+@app.command()
+def encode(
+    source: Source,
+    destination: Destination,
+    bundle: BundlePath = None,
+    quality: Annotated[float, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate.")] = 1.0,
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    bare: Bare = False,
+    as_json: AsJson = False,
+) -> None:
+    """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
+    with _open(bundle, engine, threads, max_pixels) as codec:
+        if not 0 <= quality <= codec.qualities - 1:
+            raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
+        image = read_image(source, max_pixels)
+        for note in image.notes:
+            _logger.info("%s: %s", source, note)
+        data = codec.encode(image.pixels, quality, form=_form(bare))
+    write_bytes(destination, data)
+    _report(destination, _describe_stream(inspect(data, _form(bare))), as_json)
+
+
+@app.command()
+def decode(
+    source: Source,
+    destination: Destination,
+    bundle: BundlePath = None,
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    bare: Bare = False,
+) -> None:
+    """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
+    _require_image_name(destination)
+    data = read_bytes(source)
+    with _open(bundle, engine, threads, max_pixels) as codec:
+        write_bytes(destination, encode_image(codec.decode(data, form=_form(bare)), destination))
+
+
+@app.command()
+def preview(
+    source: Source,
+    destination: Destination,
+    bundle: BundlePath = None,
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    bare: Bare = False,
+) -> None:
+    """Decode from the z indices alone; works on a stream that was cut behind them."""
+    _require_image_name(destination)
+    data = read_bytes(source)
+    with _open(bundle, engine, threads, max_pixels) as codec:
+        write_bytes(destination, encode_image(codec.preview(data, form=_form(bare)), destination))
+
+
+@app.command()
+def info(source: Source, bare: Bare = False, as_json: AsJson = False) -> None:
+    """Tell what a bundle or a bitstream is; needs neither bundle nor engine."""
+    if source.is_dir() or (source != STANDARD_STREAM and read_bytes(source)[:2] == b"PK"):
+        _report(source, _describe_bundle(Bundle.open(source)), as_json)
+    else:
+        _report(source, _describe_stream(inspect(read_bytes(source), _form(bare))), as_json)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to verify.")],
+    engine: EngineName = "auto",
+    threads: Threads = None,
+) -> None:
+    """Check every file of a bundle against the manifest and load every graph."""
+    opened = Bundle.open(bundle)
+    size_bytes = opened.verify()
+    with Codec.open(bundle, engine=engine, threads=threads) as codec:
+        codec.warm_up()
+        print(f"{bundle}: {size_bytes} bytes and {len(opened.manifest.graphs)} graphs are intact on {codec.engine}")
+
+
+@app.command()
+def demo(
+    images: Annotated[list[Path], typer.Argument(help="Photographs to encode and decode.")],
+    bundle: BundlePath = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Comparison sheet, PNG.")] = Path("glc-demo.png"),
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+) -> None:
+    """Encode and decode photographs at every quality; print a table and draw a comparison sheet."""
+    from glc.runtime.demo import run_demo
+
+    run_demo(_bundle_path(bundle), images, output, engine=engine, threads=threads, max_pixels=max_pixels)
+
+
+def main() -> None:
+    """Entry point of `glc`."""
+    run(app, "glc")
+
+
+def _bundle_path(bundle: Path | None) -> Path:
+    if bundle is None:
+        raise BundleNotFound("no bundle given: add --bundle model.glcb, or set GLC_BUNDLE")
+    return bundle
+
+
+def _open(bundle: Path | None, engine: str, threads: int | None, max_pixels: int) -> Codec:
+    return Codec.open(_bundle_path(bundle), engine=engine, threads=threads, max_pixels=max_pixels)
+
+
+def _form(bare: bool) -> Form:
+    return "bare" if bare else "file"
+
+
+def _require_image_name(destination: Path) -> None:
+    """Refuse an unknown ending before the work, not after it."""
+    from PIL import Image
+
+    if (
+        destination != STANDARD_STREAM
+        and Image.registered_extensions().get(destination.suffix.lower()) not in Image.SAVE
+    ):
+        raise typer.BadParameter(f"no image format is written with the ending {destination.suffix!r}; use .png")
+
+
+def _report(path: Path, fields: dict[str, Any], as_json: bool) -> None:
+    """Print a result; beside data on standard output it goes to the log instead."""
+    text = json.dumps(fields) if as_json else ", ".join(f"{name} {value}" for name, value in fields.items())
+    if path == STANDARD_STREAM and "header_bytes" in fields:
+        _logger.info("%s", text)
+    else:
+        print(text if as_json else f"{path}: {text}")
+
+
+def _describe_stream(stream: StreamInfo) -> dict[str, Any]:
+    return {
+        "kind": "bitstream",
+        "version": stream.version,
+        "width": stream.header.width,
+        "height": stream.header.height,
+        "quality": round(stream.header.quality, 3),
+        "bytes": stream.header_bytes + stream.payload_bytes,
+        "header_bytes": stream.header_bytes,
+        "bpp": round(stream.bpp, 5),
+        "form": stream.form,
+        "arithmetic": stream.arithmetic.name.lower() if stream.form == "file" else "not stated",
+        "identity": stream.identity.hex(),
+        "intact": stream.intact,
+    }
+
+
+def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "label": manifest.label,
+        "model_id": manifest.model_id[:8],
+        "arithmetic": manifest.arithmetic,
+        **dataclasses.asdict(manifest.config),
+        "parameters": manifest.parameters,
+        "bytes": sum(entry.size_bytes for entry in manifest.files()),
+        "graphs": list(manifest.graphs),
+        "producers": dict(manifest.producers),
+    }

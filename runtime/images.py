@@ -1,0 +1,149 @@
+"""Image files to RGB arrays and back, through Pillow."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from glc.errors import ImageUnreadable
+from glc.runtime.files import write_file
+
+STANDARD_STREAM = Path("-")
+"""Stands for standard input or output."""
+
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedImage:
+    """An image as the codec takes it."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    notes: tuple[str, ...]
+    """What was changed on the way, for the user to read."""
+
+
+def read_bytes(path: Path, most_bytes: int = 1 << 30) -> bytes:
+    """Read a file, or standard input for "-".
+
+    Raises:
+        ImageUnreadable: it cannot be read, or is larger than `most_bytes`.
+    """
+    try:
+        if path == STANDARD_STREAM:
+            data = sys.stdin.buffer.read(most_bytes + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(most_bytes + 1)
+    except OSError as error:
+        raise ImageUnreadable(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > most_bytes:
+        raise ImageUnreadable(f"{path} is larger than {most_bytes} bytes")
+    return data
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or none; "-" is standard output.
+
+    Raises:
+        OutputNotWritable: the place cannot be written.
+    """
+    if path == STANDARD_STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_file(path, data)
+
+
+def read_image(path: Path, max_pixels: int) -> LoadedImage:
+    """Read an image file as 8-bit sRGB, the way people expect to see it.
+
+    Orientation tags are applied, embedded colour profiles converted, alpha is composited on white, 16 bits become 8.
+
+    Args:
+        path: a file, or "-" for standard input.
+        max_pixels: larger images are refused before they are unpacked.
+
+    Raises:
+        ImageUnreadable: not an image, damaged, or too large.
+    """
+    data = read_bytes(path)
+    if not data:
+        raise ImageUnreadable(f"{path} is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning: the limit below is ours
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > max_pixels:
+                    raise ImageUnreadable(f"{path} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
+                image.load()
+                return _converted(image)
+    except UnidentifiedImageError as error:
+        raise ImageUnreadable(f"{path} is not an image that Pillow can read") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageUnreadable(f"{path} cannot be read: {error}") from error
+
+
+def encode_image(pixels: NDArray[np.uint8], path: Path) -> bytes:
+    """Pack (H, W, 3) uint8 in the format that the name's ending tells; PNG for "-".
+
+    Raises:
+        ValueError: no format has this ending.
+    """
+    suffix = ".png" if path == STANDARD_STREAM else path.suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind not in Image.SAVE:
+        raise ValueError(f"no image format is written with the ending {suffix!r}; use .png")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def _converted(image: Image.Image) -> LoadedImage:
+    notes: list[str] = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("took the first of several frames")
+    upright = ImageOps.exif_transpose(image)
+    if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
+        notes.append("turned upright by its EXIF orientation")
+    flat = upright
+    if upright.mode in _SIXTEEN_BIT_MODES:
+        flat = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        notes.append("reduced 16 bits to 8")
+    elif upright.mode in _ALPHA_MODES or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        if np.asarray(rgba)[..., 3].min() < 255:
+            notes.append("composited alpha on white")
+    flat = _in_srgb(flat, image.info.get("icc_profile"), notes)
+    if flat.mode != "RGB":
+        if flat.mode not in ("RGBA", "P"):
+            notes.append(f"converted {flat.mode} to RGB")
+        flat = flat.convert("RGB")
+    return LoadedImage(np.asarray(flat), tuple(notes))
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """Apply an embedded profile; one that does not fit the pixels is passed over and said so."""
+    if profile is None or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = ImageCms.getProfileDescription(source).strip()
+        if "sRGB" in name:
+            return image
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        notes.append(f"ignored its colour profile: {error}")
+        return image
+    notes.append(f"converted from {name} to sRGB")
+    return converted if converted is not None else image

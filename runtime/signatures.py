@@ -1,0 +1,34 @@
+"""Inputs and outputs of the graphs that every bundle holds (docs/bundle.md, "Graphs")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glc.engines import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Inputs and outputs of one graph, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def signatures(latent_channels: int) -> dict[str, Signature]:
+    """Graph name -> signature, for a model with N latent channels."""
+
+    def latent(name: str, dtype: str = "float32") -> TensorSpec:
+        return TensorSpec(name, dtype, (1, latent_channels, None, None))
+
+    image = TensorSpec("image", "uint8", (1, None, None, 3))
+    z_indices = TensorSpec("z_indices", "int32", (1, None, None))
+    q_row = TensorSpec("q_row", "float32", (1, latent_channels, 1, 1))
+    y_hat, context = latent("y_hat"), latent("context")
+    part = (latent("scale_indices", "uint8"), latent("means"))
+    return {
+        "analysis": Signature((image, q_row), (latent("y"), z_indices)),
+        "hyper_prior": Signature((z_indices,), (*part, latent("quant_step"), context)),
+        **{f"spatial_prior_{k}": Signature((y_hat, context), part) for k in (1, 2, 3)},
+        "synthesis": Signature((y_hat, q_row), (image,)),
+    }

@@ -1,0 +1,59 @@
+"""How the commands of this package meet the terminal: logs, errors and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from glc.errors import GlcError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command line and exit: 0 done, 1 a GlcError in one line, 2 usage, 130 Ctrl-C."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger = logging.getLogger("glc")  # ours alone: libraries have their own opinion of what is worth telling
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        app(prog_name=name)
+        sys.exit(0)
+    except KeyboardInterrupt:
+        _complain(name, "interrupted; nothing was written")
+        sys.exit(EXIT_INTERRUPTED)
+    except GlcError as error:
+        _complain(name, f"error: {error}")
+        sys.exit(EXIT_ERROR)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left; Python would complain once more at exit
+        sys.exit(EXIT_ERROR)
+    except MemoryError:
+        _complain(name, "error: not enough memory for this image")
+        sys.exit(EXIT_ERROR)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A Typer application with the settings that all commands share."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def results_console() -> Console:
+    """Standard output for tables; wide where it is not a terminal, so that no column is cut in a file or pipe."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _complain(name: str, message: str) -> None:
+    one_line = " ".join(message.split())
+    print(f"{name}: {one_line}", file=sys.stderr)
