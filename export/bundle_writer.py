@@ -32,6 +32,10 @@ _DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior
 """Tensors that decide what a payload means; all others may change without touching a stream."""
 
 
+EXPORT_STEPS = 8
+"""Calls of `on_step`: torch at three sizes, six graphs, the manifest."""
+
+
 @dataclass(frozen=True, slots=True)
 class GraphReport:
     """What export says of one graph."""

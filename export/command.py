@@ -11,16 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from glc.export.bundle_writer import GraphReport, export_bundle
+from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
 from glc.export.checkpoint import load_checkpoint
 from glc.export.synthetic import CONFIGS, synthetic_model
-from glc.runtime.signatures import signatures
 from glc.runtime.terminal import new_app, results_console, run
 
 app = new_app("Export a GLC checkpoint as a bundle of ONNX graphs and tables.")
-
-_STEPS = len(signatures(4)) + 2
-"""Torch at three sizes, every graph, the manifest."""
 
 
 class _Arithmetic(str, enum.Enum):
@@ -59,7 +55,7 @@ def export(
     log = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=log, transient=True) as progress:
-        task = progress.add_task("load weights", total=_STEPS)
+        task = progress.add_task("load weights", total=EXPORT_STEPS)
 
         def on_step(description: str) -> None:
             progress.update(task, description=description, advance=1)

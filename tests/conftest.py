@@ -1,0 +1,55 @@
+"""Fixtures that several test modules share: a real bundle of the mini model and a codec on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import glc
+from glc.export import GlcModel, GraphReport, export_bundle, synthetic_model
+from glc.export.synthetic import MINI
+
+DATA = Path(__file__).parent / "data"
+"""Committed images, reference vectors and lists of tensors."""
+
+
+@pytest.fixture(scope="session")
+def mini_model() -> GlcModel:
+    """The mini configuration with synthetic weights, seed 0, as in the reference vectors."""
+    return synthetic_model(MINI)
+
+
+@pytest.fixture(scope="session")
+def mini_export(
+    mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[GraphReport], list[str]]:
+    """A bundle that `export_bundle` wrote (about 40 s), with the reports and steps that it gave."""
+    path = tmp_path_factory.mktemp("bundle") / "mini.glcb"
+    reports: list[GraphReport] = []
+    steps: list[str] = []
+    export_bundle(mini_model, path, label="mini for tests", on_graph=reports.append, on_step=steps.append)
+    return path, reports, steps
+
+
+@pytest.fixture(scope="session")
+def mini_bundle(mini_export: tuple[Path, list[GraphReport], list[str]]) -> Path:
+    """Path of the mini bundle; copy it before changing it."""
+    return mini_export[0]
+
+
+@pytest.fixture(scope="session")
+def codec(mini_bundle: Path) -> Iterator[glc.Codec]:
+    """A codec on the mini bundle with two threads."""
+    with glc.Codec.open(mini_bundle, threads=2) as opened:
+        yield opened
+
+
+def load_image(name: str) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of a committed image."""
+    with Image.open(DATA / "images" / name) as image:
+        return np.asarray(image.convert("RGB"))
