@@ -19,16 +19,16 @@ from glc.runtime.terminal import new_app, results_console, run
 app = new_app("Export a GLC checkpoint as a bundle of ONNX graphs and tables.")
 
 
-class _Arithmetic(str, enum.Enum):
+class _Arithmetic(enum.StrEnum):
     FLOAT = "float"
 
 
-class _Container(str, enum.Enum):
+class _Container(enum.StrEnum):
     DIRECTORY = "directory"
     ZIP = "zip"
 
 
-_Synthetic = enum.Enum("_Synthetic", {name.upper(): name for name in CONFIGS}, type=str)  # type: ignore[misc]
+_Synthetic = enum.StrEnum("_Synthetic", {name.upper(): name for name in CONFIGS})  # type: ignore[misc]
 
 
 @app.command()

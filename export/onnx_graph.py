@@ -75,7 +75,7 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
             raise ExportError("torch.onnx.export returned no program; torch 2.9 or newer is needed")
         program.save(path, include_initializers=True, external_data=False)
         data = path.read_bytes()
-    _require_free_axes(data, inputs)
+    require_free_axes(data, inputs)
     return data
 
 
@@ -97,8 +97,12 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape)
 
 
-def _require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
-    """The exporter drops a free axis silently when a constraint fails, so its word is not taken for it."""
+def require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
+    """Check a graph against what was asked: the exporter may fix a size and still report success.
+
+    Raises:
+        FrozenShape: an axis that was asked to be free is a constant, or no output depends on any.
+    """
     specs, results = tensor_specs(data)
     for spec, asked in zip(specs, inputs, strict=True):
         for axis in asked.free_axes:

@@ -156,13 +156,19 @@ class Codec:
             BitstreamError: not a bitstream, damaged, too large, or made with another model or engine.
             EngineError: the engine failed.
         """
-        info, payload = self._checked_stream(data, form)
-        if not info.intact:
-            raise CorruptBitstream("the checksum does not match: the bitstream was cut or damaged")
-        decoder = PayloadDecoder(self._models, payload)
-        with self._networks.stage("entropy_coding"):
-            z_indices = self._get_indices(decoder, info.header)
-        return self._finish(info.header, z_indices, PayloadCoder(decoder))
+        header, y_hat = self._decode_latent(data, form)
+        return self._synthesise(header, y_hat)
+
+    def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
+        """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
+
+        Returns:
+            y_hat (N, H/f, W/f) float32, multiplied by quant_step; H and W are the padded size.
+
+        Raises:
+            BitstreamError, EngineError: as `decode`.
+        """
+        return self._decode_latent(data, form)[1]
 
     def preview(self, data: bytes, *, form: Form = "file") -> Image:
         """Decode from the z indices alone, every symbol zero; works on a stream cut behind them.
@@ -184,7 +190,7 @@ class Codec:
             highest = PayloadDecoder(self._models, payload + b"\xff" * 16)
             if (z_indices != self._get_indices(highest, info.header)).any():
                 raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(data)} bytes")
-        return self._finish(info.header, z_indices, ZeroCoder())
+        return self._synthesise(info.header, self._y_hat(z_indices, ZeroCoder()))
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
         """Encode several images of any sizes; see `encode`."""
@@ -264,9 +270,20 @@ class Codec:
         timed = _TimedCoder(coder, self._networks)
         return walk(prior.first, lambda part, y_hat: self._networks.spatial_prior(part, y_hat, prior.context), timed)
 
-    def _finish(self, header: Header, z_indices: NDArray[np.int32], coder: SymbolCoder) -> Image:
+    def _decode_latent(self, data: bytes, form: Form) -> tuple[Header, NDArray[np.float32]]:
+        info, payload = self._checked_stream(data, form)
+        if not info.intact:
+            raise CorruptBitstream("the checksum does not match: the bitstream was cut or damaged")
+        decoder = PayloadDecoder(self._models, payload)
+        with self._networks.stage("entropy_coding"):
+            z_indices = self._get_indices(decoder, info.header)
+        return info.header, self._y_hat(z_indices, PayloadCoder(decoder))
+
+    def _y_hat(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> NDArray[np.float32]:
         prior = self._networks.hyper_prior(z_indices)
-        y_hat = self._walk(prior, coder) * prior.quant_step
+        return self._walk(prior, coder) * prior.quant_step
+
+    def _synthesise(self, header: Header, y_hat: NDArray[np.float32]) -> Image:
         image = self._networks.synthesis(y_hat, interpolated_row(self._tables.q_dec, header.quality_units))
         return np.ascontiguousarray(image[: header.height, : header.width])
 

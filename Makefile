@@ -1,0 +1,43 @@
+# Developer verbs. `make demo` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PHOTO  := tests/data/images/astronaut_tiled_576x544.png
+
+.PHONY: setup demo test check bench clean
+
+setup: $(READY)
+
+# torch first, at the version that is a CPU build: a bare "torch" pulls several GB of CUDA.
+$(READY): pyproject.toml constraints-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-dev.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e '.[dev]'
+	touch $@
+
+build/default.glcb: $(READY) $(wildcard export/*.py runtime/*.py)
+	mkdir -p build
+	$(BIN)/glc-export --synthetic mini -o $@
+	touch $@
+
+demo: build/default.glcb
+	$(BIN)/glc demo $(PHOTO) --bundle build/default.glcb -o build/demo.png
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: build/default.glcb
+	$(BIN)/glc-bench rate --synthetic mini --bundle build/default.glcb tests/data/images/*.png
+	$(BIN)/glc-bench startup --bundle build/default.glcb --image tests/data/images/coffee_200x300.png
+
+clean:
+	rm -rf build dist $(VENV)
