@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PHOTO  := tests/data/images/astronaut_tiled_576x544.png
+PHOTO  := examples/photos/coffee.png
 
 .PHONY: setup demo test check bench clean
 

@@ -64,9 +64,10 @@ def rate(
 def startup(
     bundle: BundlePath,
     image: Annotated[Path, typer.Option("--image", help="Photograph for the first image.")],
+    repetitions: Annotated[int, typer.Option("--repetitions", "-n", min=1, help="Timed runs of each command.")] = 9,
 ) -> None:
     """Time from the start of a process to its result."""
-    rows = measure_startup(bundle, image)
+    rows = measure_startup(bundle, image, repetitions)
     table = Table(title="Start-up, fresh processes")
     for heading in ("what", "median ms", "largest ms"):
         table.add_column(heading, justify="left" if heading == "what" else "right")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-_REPETITIONS = 9
-
 
 @dataclass(frozen=True, slots=True)
 class StartupRow:
@@ -21,8 +19,13 @@ class StartupRow:
     largest_ms: float
 
 
-def measure_startup(bundle: Path, image: Path) -> list[StartupRow]:
+def measure_startup(bundle: Path, image: Path, repetitions: int) -> list[StartupRow]:
     """Time fresh processes, interleaved, so that a slow moment of the machine meets all of them alike.
+
+    Args:
+        bundle: to open.
+        image: to encode and decode.
+        repetitions: timed runs of each command, after one that is not counted.
 
     Raises:
         subprocess.CalledProcessError: a command failed.
@@ -39,7 +42,7 @@ def measure_startup(bundle: Path, image: Path) -> list[StartupRow]:
         "open, encode and decode one image": [sys.executable, "-c", encode],
     }
     times: dict[str, list[float]] = {what: [] for what in commands}
-    for repetition in range(_REPETITIONS + 1):
+    for repetition in range(repetitions + 1):
         for what, command in commands.items():
             start = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own commands

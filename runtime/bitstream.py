@@ -108,10 +108,12 @@ def write_stream(header: Header, payload: bytes, arithmetic: Arithmetic, identit
     """Put a payload into its container.
 
     Raises:
-        ValueError: a side is not in 1..2^24 or the form is unknown.
+        ValueError: a side is not in 1..2^24, or quality, identity or form is none.
     """
     if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
         raise ValueError(f"width and height must lie in 1..{MAX_SIDE}; got {header.width}x{header.height}")
+    if not 0 <= header.quality_units < _MAX_QUALITY_UNITS or len(identity) != IDENTITY_BYTES:
+        raise ValueError(f"impossible quality {header.quality_units} or identity {identity.hex()!r}")
     fields = b"".join(map(_varint, (header.quality_units, header.width - 1, header.height - 1)))
     if form == "bare":
         return fields + payload

@@ -39,7 +39,7 @@ from glc.runtime.bitstream import (
     write_stream,
 )
 from glc.runtime.bundle import Bundle
-from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
+from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
 from glc.runtime.networks import HyperPrior, Networks, StageListener, interpolated_row
 from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder
@@ -186,10 +186,7 @@ class Codec:
         info, payload = self._checked_stream(data, form)
         z_indices = self._get_indices(PayloadDecoder(self._models, payload), info.header)
         if not info.intact:
-            # What was cut off lies between all zeros and all ones; indices that both agree on are certain.
-            highest = PayloadDecoder(self._models, payload + b"\xff" * 16)
-            if (z_indices != self._get_indices(highest, info.header)).any():
-                raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(data)} bytes")
+            self._require_certain(z_indices, payload, info.header)
         return self._synthesise(info.header, self._y_hat(z_indices, ZeroCoder()))
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
@@ -239,9 +236,8 @@ class Codec:
                 f"{header.width}x{header.height} pixels exceed max_pixels = {self._max_pixels}; "
                 "raise the limit if you trust the source"
             )
-        # Indices are equally probable, so their bits are known; the coder's final state may save 8 bytes.
         rows, columns = self._hyper_size(header)
-        least = int(rows * columns * np.log2(self.bundle.manifest.config.codebook_entries) / 8) - 8
+        least = least_payload_bytes(rows * columns, self.bundle.manifest.config.codebook_entries)
         if len(payload) < least:
             raise TruncatedBitstream(
                 f"{header.width}x{header.height} pixels need a payload of at least {least} bytes; got {len(payload)}"
@@ -290,6 +286,15 @@ class Codec:
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         multiple = 4 * self.bundle.manifest.config.downsampling
         return -(-header.height // multiple), -(-header.width // multiple)
+
+    def _require_certain(self, z_indices: NDArray[np.int32], payload: bytes, header: Header) -> None:
+        """What was cut off lies between all zeros and all ones: indices that both agree on are certain."""
+        try:
+            highest = self._get_indices(PayloadDecoder(self._models, payload + b"\xff" * 16), header)
+        except CorruptBitstream:  # all ones lie beyond every symbol
+            highest = None
+        if highest is None or (z_indices != highest).any():
+            raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(payload)} payload bytes")
 
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
         return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)

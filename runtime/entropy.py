@@ -8,6 +8,7 @@ outside an alphabet or a table that it would refuse, and what it raises on damag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import constriction
@@ -29,6 +30,19 @@ MAX_SYMBOL = 1 << ESCAPE_WIDTHS
 """Every symbol of a smaller magnitude can be coded, whatever its scale index."""
 
 Symbols = NDArray[np.int32]
+
+
+def least_payload_bytes(indices: int, entries: int) -> int:
+    """Shortest payload that can hold this many z indices, whatever they are and whatever follows.
+
+    Every index narrows the coder's interval at least to the share of the most probable one; ending a payload may
+    leave out the last 8 bytes.
+    """
+    if entries == 1:
+        return 0
+    total = 1 << PROBABILITY_BITS
+    most_probable = total - (entries - 1) * (total // entries)
+    return max(0, math.floor(indices * (PROBABILITY_BITS - math.log2(most_probable)) / 8) - 8)
 
 
 class SymbolModels:
@@ -87,9 +101,8 @@ class PayloadEncoder:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
         words = self._coder.get_compressed()
         position, (lower, width) = self._coder.pos()
-        head = words[:position].astype(">u4").tobytes()
-        sealed = np.concatenate((words[position:], np.zeros(2, np.uint32)))
-        return head + _shortest_tail(lower, width, (int(sealed[0]) << 32) | int(sealed[1]))
+        sealed = words.astype(">u4").tobytes()[: 4 * position + 8].ljust(4 * position + 8, b"\0")
+        return _shortest_end(sealed, lower, width)
 
     def _put_all_zero_flag(self, values: Symbols) -> bool:
         all_zero = not values.any()
@@ -190,19 +203,20 @@ def _flat(array: NDArray[np.integer]) -> Symbols:
     return np.ascontiguousarray(array, np.int32).ravel()
 
 
-def _shortest_tail(lower: int, width: int, sealed: int) -> bytes:
-    """Shortest big-endian prefix of a number in the coder's final interval.
+def _shortest_end(sealed: bytes, lower: int, width: int) -> bytes:
+    """Cut the coder's last 8 bytes to the fewest that, with zeros after them, lie in its final interval.
 
-    Any number in [lower, lower + width), taken modulo 2^64, ends the payload. If the interval wraps around, the
-    words before were settled for the side on which constriction's own choice, `sealed`, lies.
+    Args:
+        sealed: words that the coder shifted out, then 8 bytes with a number of its own choice in the interval.
+        lower: start of the interval, as the coder keeps it, modulo 2^64.
+        width: length of the interval.
     """
-    last = lower + width - 1
-    low, high = lower, min(last, (1 << 64) - 1)
-    if sealed < lower:
-        low, high = 0, last - (1 << 64)
+    shifted_out, chosen = sealed[:-8], int.from_bytes(sealed[-8:], "big")
+    # If the choice wrapped around 2^64, a carry went into the words before, and the interval starts below them.
+    start = (int.from_bytes(shifted_out, "big") << 64) + lower - ((1 << 64) if chosen < lower else 0)
     for length in range(8):
         shift = 64 - 8 * length
-        candidate = -(-low >> shift) << shift
-        if candidate <= high:
-            return candidate.to_bytes(8, "big")[:length]
-    return low.to_bytes(8, "big")
+        candidate = -(-start >> shift) << shift
+        if candidate < start + width:
+            return candidate.to_bytes(len(sealed), "big")[: len(shifted_out) + length]
+    return start.to_bytes(len(sealed), "big")

@@ -25,9 +25,10 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     try:
         app(prog_name=name)
         sys.exit(0)
-    except KeyboardInterrupt:
-        _complain(name, "interrupted; nothing was written")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as status:  # Typer turns an interrupt into one, without a word
+        if status.code == EXIT_INTERRUPTED:
+            _complain(name, "interrupted; nothing was written")
+        raise
     except GlcError as error:
         _complain(name, f"error: {error}")
         sys.exit(EXIT_ERROR)
@@ -44,7 +45,9 @@ def new_app(help_text: str) -> typer.Typer:
     return typer.Typer(
         help=help_text,
         add_completion=False,
+        no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help and one-line usage errors
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 

@@ -1,0 +1,5 @@
+"""`python -m glc.bench` is the command `glc-bench`."""
+
+from glc.bench.command import main
+
+main()
