@@ -112,13 +112,15 @@ def write_stream(header: Header, payload: bytes, arithmetic: Arithmetic, identit
     """
     if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
         raise ValueError(f"width and height must lie in 1..{MAX_SIDE}; got {header.width}x{header.height}")
-    if not 0 <= header.quality_units < _MAX_QUALITY_UNITS or len(identity) != IDENTITY_BYTES:
-        raise ValueError(f"impossible quality {header.quality_units} or identity {identity.hex()!r}")
+    if not 0 <= header.quality_units < _MAX_QUALITY_UNITS:
+        raise ValueError(f"quality units must lie in 0..{_MAX_QUALITY_UNITS - 1}; got {header.quality_units}")
     fields = b"".join(map(_varint, (header.quality_units, header.width - 1, header.height - 1)))
     if form == "bare":
         return fields + payload
     if form != "file":
         raise ValueError(f"form must be 'file' or 'bare'; got {form!r}")
+    if len(identity) != IDENTITY_BYTES:
+        raise ValueError(f"identity must have {IDENTITY_BYTES} bytes; got {len(identity)}")
     start = SIGNATURE + bytes((VERSION << 4 | arithmetic,)) + fields + identity
     return start + _checksum(start, payload) + payload
 
