@@ -13,7 +13,7 @@ from itertools import accumulate
 _TOTAL_BITS = 24
 _WORD_BITS = 32
 _MODULUS = 1 << 64
-_ALL_ZERO_FLAG = (2**24 - 2**14, 2**14)
+_ALL_ZERO_FLAG = (2**24 - 2**18, 2**18)
 _ESCAPE_WIDTHS = 23
 
 
