@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import torch
@@ -54,8 +52,7 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
         ExportError: the exporter failed, or the graph has a data type that the engines do not exchange.
     """
     dynamic = tuple(dict.fromkeys(i.free_axes, torch.export.Dim.DYNAMIC) for i in inputs)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "graph.onnx"
+    with _quiet():
         try:
             program = torch.onnx.export(
                 module,
@@ -73,8 +70,7 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
             raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {error}") from error
         if program is None:
             raise ExportError("torch.onnx.export returned no program; torch 2.9 or newer is needed")
-        program.save(path, include_initializers=True, external_data=False)
-        data = path.read_bytes()
+    data = _without_origins(program.model_proto)
     require_free_axes(data, inputs)
     return data
 
@@ -87,6 +83,17 @@ def tensor_specs(data: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec,
     """
     graph = onnx.load_model_from_string(data).graph
     return tuple(map(_spec, graph.input)), tuple(map(_spec, graph.output))
+
+
+def _without_origins(model: onnx.ModelProto) -> bytes:
+    """Serialise without the exporter's notes: they hold stack traces with paths of the machine that exported."""
+    for item in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

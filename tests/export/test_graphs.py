@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from glc.errors import ExportError, FrozenShape
 from glc.export import GlcModel
 from glc.export.blocks import Codebook
-from glc.export.graphs import Analysis, interpolated_row
+from glc.export.graphs import Analysis, float_graphs, interpolated_row
 from glc.export.onnx_graph import GraphInput, require_free_axes, tensor_specs, to_onnx
+from glc.export.scale_levels import DEFAULT_GRID
 from glc.runtime.bundle import Bundle
 from glc.runtime.networks import interpolated_row as runtime_row
 from glc.runtime.signatures import signatures
@@ -49,6 +50,19 @@ def test_weights_are_stored_once(mini_bundle: Path, mini_model: GlcModel) -> Non
     weights = [*mini_model.dec.parameters(), *mini_model.vqgan.generator.parameters()]
     assert entry.parameters == pytest.approx(sum(w.numel() for w in weights), rel=0.02)
     assert entry.file.size_bytes < 1.15 * 4 * entry.parameters
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_graph_tells_of_the_machine_that_exported_it(mini_bundle: Path, name: str) -> None:
+    content = (mini_bundle / "graphs" / f"{name}.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path.home()).encode() not in content
+
+
+def test_two_exports_are_the_same_bytes(mini_bundle: Path, mini_model: GlcModel) -> None:
+    source = next(s for s in float_graphs(mini_model, DEFAULT_GRID) if s.name == "spatial_prior_1")
+    again = to_onnx(source.module, source.inputs, source.outputs)
+    assert again == (mini_bundle / "graphs" / "spatial_prior_1.onnx").read_bytes()
 
 
 class _FixedWidth(nn.Module):
