@@ -92,7 +92,7 @@ def _table(reports: list[GraphReport]) -> Table:
             report.name,
             f"{report.parameters:,}",
             f"{report.size_bytes:,}",
-            f"{difference.largest:.1e}",
+            f"{difference.largest:.1e}" if difference.floats else "no floats",
             f"{difference.changed} of {difference.integers:,}",
         )
     return table

@@ -29,6 +29,8 @@ class Difference:
 
     largest: float
     """Largest absolute difference of a float output."""
+    floats: int
+    """Floats compared."""
     changed: int
     """Integers that differ (pixels, scale indices, codebook indices)."""
     integers: int
@@ -88,7 +90,7 @@ def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], di
     Raises:
         GraphMismatch: an output differs by more than the tolerance.
     """
-    largest, changed, integers = 0.0, 0, 0
+    largest, floats, changed, integers = 0.0, 0, 0, 0
     for feeds, expected in runs:
         found = engine.run(feeds)
         for output, want in expected.items():
@@ -102,6 +104,7 @@ def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], di
                 if not distance.max() <= limit:
                     raise GraphMismatch(f"{where}: differs from torch by {distance.max():.3g}; allowed {limit:.3g}")
                 largest = max(largest, float(distance.max()))
+                floats += want.size
                 continue
             differing = int(np.count_nonzero(distance))
             allowed = max(1, int((_CHANGED_PIXELS if output == "image" else _CHANGED_INDICES) * want.size))
@@ -113,4 +116,4 @@ def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], di
                 )
             changed += differing
             integers += want.size
-    return Difference(largest, changed, integers)
+    return Difference(largest, floats, changed, integers)
