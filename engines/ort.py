@@ -72,10 +72,13 @@ class OrtLoader:
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 4  # errors arrive as exceptions; nothing may be printed beside them
         try:
-            session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
+            session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER], enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base below Exception
             raise EngineRejectedGraph(f"onnxruntime cannot load the graph: {_first_line(error)}") from error
-        return OrtEngine(session)
+        try:
+            return OrtEngine(session)
+        except UnicodeDecodeError as error:
+            raise EngineRejectedGraph(f"a name in the graph is not UTF-8: {error}") from error
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from glc.engines import Array, engine_loader
-from glc.errors import OutputNotWritable
+from glc.errors import BundleError, BundleTooNew, OutputNotWritable
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
 from glc.export.onnx_graph import tensor_specs, to_onnx
@@ -73,11 +73,13 @@ def export_bundle(
     Raises:
         ExportError: a graph cannot be exported, froze a size, or differs from torch.
         OutputNotWritable: `out` is not a bundle but exists, or its place cannot be written.
-        ValueError: unknown arithmetic or container.
+        ValueError: unknown arithmetic or container, or an unprintable label.
     """
     target = Path(out)
     if arithmetic != "float" or container not in ("directory", "zip"):
         raise ValueError(f"unknown arithmetic {arithmetic!r} or container {container!r}")
+    if not label.isprintable():
+        raise ValueError(f"label must be one line of printable text; got {label!r}")
     _require_replaceable(target)
     table = build_scale_table(DEFAULT_GRID)
     sources = float_graphs(model, DEFAULT_GRID)
@@ -144,17 +146,25 @@ def _export_graph(
 
 def _tables(model: GlcModel, table: ScaleTable) -> bytes:
     buffer = io.BytesIO()
-    rows = {name: getattr(model, name).detach().numpy()[:, :, 0, 0] for name in ("q_enc", "q_dec")}
+    rows = {
+        name: getattr(model, name).detach().numpy().reshape(model.config.qualities, -1) for name in ("q_enc", "q_dec")
+    }
     np.savez(buffer, **rows, **table.to_arrays())  # type: ignore[arg-type] # not the keyword that it takes
     return buffer.getvalue()
 
 
 def _require_replaceable(target: Path) -> None:
-    """A bundle may be replaced; a folder with someone's files may not."""
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise OutputNotWritable(f"{target} is a folder and not a bundle; choose another path")
+    """A bundle may be replaced; a folder with someone's files, or the checkpoint itself, may not."""
     if not target.parent.is_dir():
         raise OutputNotWritable(f"cannot write {target}: there is no folder {target.parent}")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        Bundle.open(target)
+    except BundleTooNew:
+        return
+    except BundleError as error:
+        raise OutputNotWritable(f"{target} exists and is not a bundle; choose another path, or remove it") from error
 
 
 class _Writer:

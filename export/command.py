@@ -61,7 +61,7 @@ def export(
             progress.update(task, description=description, advance=1)
 
         if checkpoint is not None and synthetic is None:
-            model, label = load_checkpoint(checkpoint), checkpoint.name
+            model, label = load_checkpoint(checkpoint), ascii(checkpoint.name)[1:-1]
         elif synthetic is not None and checkpoint is None:
             model = synthetic_model(CONFIGS[synthetic.value], seed)
             label = f"{synthetic.value} with synthetic weights, seed {seed}: shows no picture"

@@ -175,7 +175,16 @@ def read_stream(data: bytes, form: Form = "file") -> tuple[StreamInfo, bytes]:
 
 def inspect(data: bytes, form: Form = "file") -> StreamInfo:
     """Tell what a bitstream is; needs no bundle. Raises what `read_stream` raises."""
-    return read_stream(bytes(data), form)[0]
+    return read_stream(as_bytes(data), form)[0]
+
+
+def as_bytes(data: bytes) -> bytes:
+    """Copy any buffer; bytes(5) would be five zeros.
+
+    Raises:
+        TypeError: not a buffer.
+    """
+    return bytes(memoryview(data))
 
 
 def _checksum(start: bytes, payload: bytes) -> bytes:

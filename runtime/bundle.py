@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.errors import BundleAltered, BundleInvalid, BundleNotFound
+from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew
+from glc.runtime.files import read_at_most
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.signatures import signatures
@@ -21,6 +25,9 @@ MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_TABLE_BYTES = 64 << 20
+
+# What zipfile raises for archives that are damaged, or use features that we never write.
+_ZIP_ERRORS = (KeyError, ValueError, OSError, EOFError, RuntimeError, OverflowError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +58,18 @@ class Bundle:
             BundleTooNew: a later schema.
         """
         where = Path(path)
-        if not where.exists():
+        if not os.path.exists(where):  # noqa: PTH110 - Path.exists raises for names that are too long
             raise BundleNotFound(f"no bundle at {where}; make one with: glc-export --ckpt model.pth -o {where}")
         try:
             text = _read_member(where, MANIFEST, _MAX_MANIFEST_BYTES)
         except BundleAltered as error:
             raise BundleInvalid(f"{where} is not a bundle: it holds no {MANIFEST}") from error
-        manifest = Manifest.from_json(text)
+        if len(text) > _MAX_MANIFEST_BYTES:
+            raise BundleInvalid(f"{where}: {MANIFEST} is larger than {_MAX_MANIFEST_BYTES} bytes")
+        try:
+            manifest = Manifest.from_json(text)
+        except (BundleInvalid, BundleTooNew) as error:
+            raise type(error)(f"{where}: {error}") from error
         for name, signature in signatures(manifest.config.latent_channels).items():
             entry = manifest.graphs.get(name)
             if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
@@ -87,10 +99,12 @@ class Bundle:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
                     raise BundleInvalid(f"{self.path}: tables.npz unpacks to more than {_MAX_TABLE_BYTES} bytes")
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                rows = [arrays[name] for name in ("q_enc", "q_dec")]
-                scales = ScaleTable.from_arrays(arrays["scale_reach"], arrays["scale_frequencies"])
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                names = ("q_enc", "q_dec", "scale_reach", "scale_frequencies")
+                *rows, reach, frequencies = (_read_array(archive, f"{name}.npy") for name in names)
+            scales = ScaleTable.from_arrays(reach, frequencies)
+        except BundleInvalid as error:
+            raise BundleInvalid(f"{self.path}: tables.npz: {error}") from error
+        except _ZIP_ERRORS as error:
             raise BundleInvalid(f"{self.path}: tables.npz cannot be read: {error}") from error
         config = self.manifest.config
         expected = (config.qualities, config.latent_channels)
@@ -126,21 +140,29 @@ class Bundle:
         return content
 
 
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """Read one array; its size is that of its data, whatever its header says, so that none is taken on trust."""
+    data = io.BytesIO(archive.read(name))
+    version = np.lib.format.read_magic(data)
+    if version != (1, 0):
+        raise ValueError(f"{name} has NPY version {version}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(data)
+    if dtype.hasobject or fortran_order or math.prod(shape) * dtype.itemsize != len(data.getvalue()) - data.tell():
+        raise ValueError(f"{name} is {dtype} {list(shape)}, which is not what it holds")
+    return np.frombuffer(data.getvalue(), dtype, offset=data.tell()).reshape(shape)
+
+
 def _read_member(bundle: Path, name: str, most_bytes: int) -> bytes:
     """Read at most one byte more than allowed, so that a wrong size shows and a huge file takes no memory."""
     try:
         if bundle.is_dir():
             with (bundle / name).open("rb") as file:
-                return file.read(most_bytes + 1)
+                return read_at_most(file, most_bytes)
         with zipfile.ZipFile(bundle) as archive, archive.open(name) as member:
-            return member.read(most_bytes + 1)
+            return read_at_most(member, most_bytes)
     except zipfile.BadZipFile as error:
         raise BundleInvalid(f"{bundle} is neither a bundle directory nor a zip of one: {error}") from error
     except (KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleAltered(f"{bundle}: {name} is missing; export again") from error
-    except (
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:  # the last two: zip features that we never write
+    except _ZIP_ERRORS as error:
         raise BundleInvalid(f"{bundle}: {name} cannot be read: {error}") from error

@@ -23,7 +23,10 @@ from glc.engines import EngineLoader, engine_loader
 from glc.errors import (
     BundleNotFound,
     CorruptBitstream,
+    EngineFailed,
     EngineMismatch,
+    EngineRejectedGraph,
+    EngineUnavailable,
     ImageTooLarge,
     ModelMismatch,
     TruncatedBitstream,
@@ -34,6 +37,7 @@ from glc.runtime.bitstream import (
     Form,
     Header,
     StreamInfo,
+    as_bytes,
     quality_units,
     read_stream,
     write_stream,
@@ -139,11 +143,13 @@ class Codec:
         header = Header(quality_units(quality, self.qualities), image.shape[1], image.shape[0])
         q_row = interpolated_row(self._tables.q_enc, header.quality_units)
         y, z_indices = self._networks.analysis(image, q_row)
+        if z_indices.shape != self._hyper_size(header):
+            raise EngineRejectedGraph("the manifest's downsampling is not that of graph analysis")
         prior = self._networks.hyper_prior(z_indices)
         payload = PayloadEncoder(self._models)
         with self._networks.stage("entropy_coding"):
             payload.put_indices(z_indices, self.bundle.manifest.config.codebook_entries)
-        self._walk(prior, LatentCoder(y / prior.quant_step, payload))
+        self._walk(prior, LatentCoder(_divided(y, prior.quant_step), payload))
         return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
 
     def decode(self, data: bytes, *, form: Form = "file") -> Image:
@@ -225,7 +231,7 @@ class Codec:
 
     def _checked_stream(self, data: bytes, form: Form) -> tuple[StreamInfo, bytes]:
         """Refuse what cannot be decoded here before any memory is taken for it."""
-        info, payload = read_stream(bytes(data), form)
+        info, payload = read_stream(as_bytes(data), form)
         if form == "file":
             self._require_identity(info)
         header = info.header
@@ -277,10 +283,15 @@ class Codec:
 
     def _y_hat(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> NDArray[np.float32]:
         prior = self._networks.hyper_prior(z_indices)
-        return self._walk(prior, coder) * prior.quant_step
+        y_hat = self._walk(prior, coder) * prior.quant_step
+        if not np.isfinite(y_hat).all():
+            raise EngineFailed("the decoded latent is not finite")
+        return y_hat
 
     def _synthesise(self, header: Header, y_hat: NDArray[np.float32]) -> Image:
         image = self._networks.synthesis(y_hat, interpolated_row(self._tables.q_dec, header.quality_units))
+        if image.shape[0] < header.height or image.shape[1] < header.width:
+            raise EngineRejectedGraph("the manifest's downsampling is not that of graph synthesis")
         return np.ascontiguousarray(image[: header.height, : header.width])
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
@@ -312,10 +323,19 @@ class _TimedCoder:
             return self._coder.code(part, prior)
 
 
+def _divided(y: NDArray[np.float32], quant_step: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide; where that is no number, the coder says so."""
+    with np.errstate(all="ignore"):
+        return y / quant_step
+
+
 def _identity(bundle: Bundle, loader: EngineLoader) -> tuple[Arithmetic, bytes]:
     """What streams of this codec are marked with: the model, and for float arithmetic the engine too."""
     model = bytes.fromhex(bundle.manifest.model_id)
     if bundle.manifest.arithmetic == "exact":
         return Arithmetic.EXACT, model[:4]
     tag = hashlib.sha256(loader.fingerprint.encode()).digest()
-    return Arithmetic[f"FLOAT_{loader.name.upper()}"], model[:2] + tag[:2]
+    code = f"FLOAT_{loader.name.upper()}"
+    if code not in Arithmetic.__members__:
+        raise EngineUnavailable(f"streams in float arithmetic have no code for engine {loader.name!r}")
+    return Arithmetic[code], model[:2] + tag[:2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from glc.errors import BundleNotFound
 from glc.runtime.bitstream import Form, StreamInfo, inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
-from glc.runtime.images import STANDARD_STREAM, encode_image, read_bytes, read_image, write_bytes
+from glc.runtime.images import STANDARD_STREAM, encode_image, read_bytes, read_image, require_output, write_bytes
 from glc.runtime.terminal import new_app, run
 
 app = new_app("GLC: images below 0.04 bits per pixel.")
@@ -37,6 +38,21 @@ Source = Annotated[Path, typer.Argument(help='File, or "-" for standard input.')
 Destination = Annotated[Path, typer.Argument(help='File, or "-" for standard output.')]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"glc-deploy {version('glc-deploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """GLC: images below 0.04 bits per pixel."""
+
+
 @app.command()
 def encode(
     source: Source,
@@ -50,6 +66,7 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
+    _require_output(destination, is_image=False)
     with _open(bundle, engine, threads, max_pixels) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
@@ -58,7 +75,12 @@ def encode(
             _logger.info("%s: %s", source, note)
         data = codec.encode(image.pixels, quality, form=_form(bare))
     write_bytes(destination, data)
-    _report(destination, _describe_stream(inspect(data, _form(bare))), as_json)
+    _report(
+        destination,
+        _describe_stream(inspect(data, _form(bare))),
+        as_json,
+        is_data_on_stdout=destination == STANDARD_STREAM,
+    )
 
 
 @app.command()
@@ -72,7 +94,7 @@ def decode(
     bare: Bare = False,
 ) -> None:
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
-    _require_image_name(destination)
+    _require_output(destination, is_image=True)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
         write_bytes(destination, encode_image(codec.decode(data, form=_form(bare)), destination))
@@ -89,7 +111,7 @@ def preview(
     bare: Bare = False,
 ) -> None:
     """Decode from the z indices alone; works on a stream that was cut behind them."""
-    _require_image_name(destination)
+    _require_output(destination, is_image=True)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
         write_bytes(destination, encode_image(codec.preview(data, form=_form(bare)), destination))
@@ -130,6 +152,7 @@ def demo(
     """Encode and decode photographs at every quality; print a table and draw a comparison sheet."""
     from glc.runtime.demo import run_demo
 
+    _require_output(output, is_image=True)
     run_demo(_bundle_path(bundle), images, output, engine=engine, threads=threads, max_pixels=max_pixels)
 
 
@@ -152,21 +175,18 @@ def _form(bare: bool) -> Form:
     return "bare" if bare else "file"
 
 
-def _require_image_name(destination: Path) -> None:
-    """Refuse an unknown ending before the work, not after it."""
-    from PIL import Image
-
-    if (
-        destination != STANDARD_STREAM
-        and Image.registered_extensions().get(destination.suffix.lower()) not in Image.SAVE
-    ):
-        raise typer.BadParameter(f"no image format is written with the ending {destination.suffix!r}; use .png")
+def _require_output(destination: Path, *, is_image: bool) -> None:
+    """Refuse what cannot be written before the work, not after it."""
+    try:
+        require_output(destination, is_image=is_image)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _report(path: Path, fields: dict[str, Any], as_json: bool) -> None:
+def _report(path: Path, fields: dict[str, Any], as_json: bool, *, is_data_on_stdout: bool = False) -> None:
     """Print a result; beside data on standard output it goes to the log instead."""
     text = json.dumps(fields) if as_json else ", ".join(f"{name} {value}" for name, value in fields.items())
-    if path == STANDARD_STREAM and "header_bytes" in fields:
+    if is_data_on_stdout:
         _logger.info("%s", text)
     else:
         print(text if as_json else f"{path}: {text}")

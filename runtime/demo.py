@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from rich.table import Table
 
 from glc.runtime.bitstream import inspect
 from glc.runtime.codec import Codec
-from glc.runtime.images import read_image, write_bytes
+from glc.runtime.images import encode_image, read_image, write_bytes
 from glc.runtime.terminal import results_console
+
+_logger = logging.getLogger(__name__)
 
 _STAGES = {
     "analysis": ("analysis",),
@@ -62,7 +64,10 @@ def run_demo(
         task = progress.add_task("encode and decode", total=len(images) * codec.qualities)
         codec.warm_up()
         for path in images:
-            pixels = read_image(path, max_pixels).pixels
+            image = read_image(path, max_pixels)
+            for note in image.notes:
+                _logger.info("%s: %s", path, note)
+            pixels = image.pixels
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             tiles = [_Tile(pixels, f"{path.name}, original\n{size}")]
             for quality in range(codec.qualities):
@@ -85,7 +90,7 @@ def run_demo(
                 )
                 progress.advance(task)
             rows.append(tiles)
-    write_bytes(output, _sheet(rows, codec.bundle.manifest.label))
+    write_bytes(output, encode_image(_sheet(rows, codec.bundle.manifest.label), output))
     results_console().print(table)
     print(f"comparison sheet: {output}")
 
@@ -95,8 +100,8 @@ def _psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def _sheet(rows: list[list[_Tile]], label: str) -> bytes:
-    """One row of tiles an image, as PNG."""
+def _sheet(rows: list[list[_Tile]], label: str) -> NDArray[np.uint8]:
+    """One row of tiles an image."""
     tiles = [[_scaled(tile.pixels) for tile in row] for row in rows]
     heights = [max(tile.height for tile in row) + _CAPTION_HEIGHT for row in tiles]
     sheet = Image.new("RGB", (max(map(len, rows)) * (_TILE_WIDTH + 8), sum(heights) + _CAPTION_HEIGHT), "white")
@@ -109,9 +114,7 @@ def _sheet(rows: list[list[_Tile]], label: str) -> bytes:
             draw.multiline_text((left + 4, top), tile.caption, fill="black")
             sheet.paste(picture, (left, top + _CAPTION_HEIGHT - 4))
         top += height
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return np.asarray(sheet)
 
 
 def _scaled(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from glc.errors import ImageUnreadable
-from glc.runtime.files import write_file
+from glc.runtime.files import read_at_most, require_place, write_file
 
 STANDARD_STREAM = Path("-")
 """Stands for standard input or output."""
 
+_SRGB_NAMES = ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+_PILLOW_LIMIT = threading.Lock()
+"""Guards Pillow's process-wide limit on pixels while it is set aside."""
+
+_WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".bmp": ("BMP", {}),
+    ".ppm": ("PPM", {}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".jpg": ("JPEG", {"quality": 95}),
+    ".jpeg": ("JPEG", {"quality": 95}),
+}
+"""Ending -> Pillow's format and options: formats that keep every pixel where it is, and JPEG for those who ask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +59,10 @@ def read_bytes(path: Path, most_bytes: int = 1 << 30) -> bytes:
     """
     try:
         if path == STANDARD_STREAM:
-            data = sys.stdin.buffer.read(most_bytes + 1)
+            data = read_at_most(sys.stdin.buffer, most_bytes)
         else:
             with path.open("rb") as file:
-                data = file.read(most_bytes + 1)
+                data = read_at_most(file, most_bytes)
     except OSError as error:
         raise ImageUnreadable(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > most_bytes:
@@ -64,6 +83,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         write_file(path, data)
 
 
+def require_output(path: Path, *, is_image: bool) -> None:
+    """Find out before the work what would keep a result from being written after it.
+
+    Raises:
+        OutputNotWritable: there is no such folder, or the path is one.
+        ValueError: an image whose ending names no format.
+    """
+    if is_image:
+        image_format(path)
+    if path != STANDARD_STREAM:
+        require_place(path)
+
+
 def read_image(path: Path, max_pixels: int) -> LoadedImage:
     """Read an image file as 8-bit sRGB, the way people expect to see it.
 
@@ -82,15 +114,17 @@ def read_image(path: Path, max_pixels: int) -> LoadedImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: the limit below is ours
-            with Image.open(io.BytesIO(data)) as image:
+            with _opened(data) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageUnreadable(f"{path} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
                 image.load()
                 return _converted(image)
     except UnidentifiedImageError as error:
         raise ImageUnreadable(f"{path} is not an image that Pillow can read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageUnreadable(f"{path} cannot be read: {error}") from error
+    except (ImageUnreadable, MemoryError):
+        raise
+    except Exception as error:  # Pillow's formats raise whatever their parser meets in a damaged file
+        raise ImageUnreadable(f"{path} cannot be read: {_printable(str(error))}") from error
 
 
 def encode_image(pixels: NDArray[np.uint8], path: Path) -> bytes:
@@ -99,13 +133,36 @@ def encode_image(pixels: NDArray[np.uint8], path: Path) -> bytes:
     Raises:
         ValueError: no format has this ending.
     """
-    suffix = ".png" if path == STANDARD_STREAM else path.suffix.lower()
-    kind = Image.registered_extensions().get(suffix)
-    if kind not in Image.SAVE:
-        raise ValueError(f"no image format is written with the ending {suffix!r}; use .png")
+    kind, options = image_format(path)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=kind)
+    Image.fromarray(pixels).save(buffer, format=kind, **options)
     return buffer.getvalue()
+
+
+def image_format(path: Path) -> tuple[str, dict[str, Any]]:
+    """Pillow's format and options for a file's name.
+
+    Raises:
+        ValueError: no format has this ending, or one that would change the picture.
+    """
+    suffix = ".png" if path == STANDARD_STREAM else path.suffix.lower()
+    if suffix not in _WRITTEN:
+        raise ValueError(f"no image format is written with the ending {suffix!r}; choose one of {', '.join(_WRITTEN)}")
+    return _WRITTEN[suffix]
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Open with Pillow's own limit set aside: the caller's counts."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _converted(image: Image.Image) -> LoadedImage:
@@ -113,9 +170,11 @@ def _converted(image: Image.Image) -> LoadedImage:
     if getattr(image, "n_frames", 1) > 1:
         notes.append("took the first of several frames")
     upright = ImageOps.exif_transpose(image)
-    if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(0x0112) in range(2, 9):
         notes.append("turned upright by its EXIF orientation")
     flat = upright
+    if upright.mode == "F":
+        raise ValueError("its samples are floating-point numbers; convert it to 8 or 16 bits")
     if upright.mode in _SIXTEEN_BIT_MODES:
         flat = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
         notes.append("reduced 16 bits to 8")
@@ -124,9 +183,11 @@ def _converted(image: Image.Image) -> LoadedImage:
         flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         if np.asarray(rgba)[..., 3].min() < 255:
             notes.append("composited alpha on white")
+    if flat.mode in ("RGBA", "P"):
+        flat = flat.convert("RGB")
     flat = _in_srgb(flat, image.info.get("icc_profile"), notes)
     if flat.mode != "RGB":
-        if flat.mode not in ("RGBA", "P"):
+        if flat.mode not in ("1", "L"):
             notes.append(f"converted {flat.mode} to RGB")
         flat = flat.convert("RGB")
     return LoadedImage(np.asarray(flat), tuple(notes))
@@ -139,11 +200,11 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = ImageCms.getProfileDescription(source).strip()
-        if "sRGB" in name:
+        if name in _SRGB_NAMES:
             return image
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
         notes.append(f"ignored its colour profile: {error}")
         return image
-    notes.append(f"converted from {name} to sRGB")
+    notes.append(f"converted from {_printable(name)} to sRGB")
     return converted if converted is not None else image

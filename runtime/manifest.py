@@ -106,17 +106,21 @@ class Manifest:
             raise BundleInvalid(f"manifest.json is not JSON: {error}") from error
         root = _Fields(document, "manifest.json")
         if root.take("format", str) != FORMAT:
-            raise BundleInvalid(f"manifest.json: format is {document['format']!r}; expected {FORMAT!r}")
+            raise BundleInvalid(f"manifest.json: format is {_short(document['format'])}; expected {FORMAT!r}")
         schema = root.take("schema", int)
+        if schema < 1:
+            raise BundleInvalid(f"manifest.json: schema is {_short(schema)}; expected 1..{SCHEMA}")
         if schema > SCHEMA:
-            raise BundleTooNew(f"bundle schema {schema}; this software reads up to {SCHEMA}: upgrade glc-deploy")
+            raise BundleTooNew(
+                f"bundle schema {_short(schema)}; this software reads up to {SCHEMA}: upgrade glc-deploy"
+            )
         arithmetic = root.take("arithmetic", str)
         if arithmetic not in ("exact", "float"):
-            raise BundleInvalid(f"manifest.json: arithmetic is {arithmetic!r}; expected 'exact' or 'float'")
+            raise BundleInvalid(f"manifest.json: arithmetic is {_short(arithmetic)}; expected 'exact' or 'float'")
         graphs = root.fields("graphs")
         return cls(
             model_id=root.matching("model_id", _SHA256),
-            label=root.take("label", str),
+            label=root.printable("label"),
             arithmetic=arithmetic,
             parameters=root.positive("parameters", 1 << 40),
             config=_config(root.fields("config")),
@@ -124,6 +128,12 @@ class Manifest:
             tables=_file(root.fields("tables")),
             producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
         )
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class _Fields:
@@ -145,10 +155,16 @@ class _Fields:
             raise BundleInvalid(f"{self._where}: {name} is {found}; expected {kind.__name__}")
         return value
 
+    def printable(self, name: str) -> str:
+        value: str = self.take(name, str)
+        if not value.isprintable():
+            raise BundleInvalid(f"{self._where}: {name} is {_short(value)}; expected one line of printable text")
+        return value
+
     def positive(self, name: str, most: int) -> int:
         value: int = self.take(name, int)
         if not 1 <= value <= most:
-            raise BundleInvalid(f"{self._where}: {name} is {value}; expected 1..{most}")
+            raise BundleInvalid(f"{self._where}: {name} is {_short(value)}; expected 1..{most}")
         return value
 
     def matching(self, name: str, pattern: re.Pattern[str]) -> str:
@@ -199,5 +215,7 @@ def _tensor(fields: _Fields) -> TensorSpec:
     dtype = fields.take("dtype", str)
     shape = fields.take("shape", list)
     if dtype not in DTYPES or not all(size is None or (type(size) is int and size > 0) for size in shape):
-        raise BundleInvalid(f"manifest.json: a tensor is {dtype!r} {shape}; expected one of {DTYPES} and sizes or null")
+        raise BundleInvalid(
+            f"manifest.json: a tensor is {_short(dtype)} {_short(shape)}; expected one of {DTYPES} and sizes or null"
+        )
     return TensorSpec(fields.take("name", str), dtype, tuple(shape))

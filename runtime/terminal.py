@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from typing import NoReturn
 
@@ -13,15 +14,18 @@ from glc.errors import GlcError
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
-    """Run a command line and exit: 0 done, 1 a GlcError in one line, 2 usage, 130 Ctrl-C."""
+    """Run a command line and exit: 0 done, 1 a GlcError in one line, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logger = logging.getLogger("glc")  # ours alone: libraries have their own opinion of what is worth telling
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # A service manager's SIGTERM unwinds like an interrupt, so that no temporary file stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         app(prog_name=name)
         sys.exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +99,13 @@ def test_a_graph_that_differs_leaves_no_bundle(
 
 @pytest.mark.usefixtures("one_graph")
 @pytest.mark.parametrize("container", ["directory", "zip"])
-def test_an_interrupt_leaves_the_old_bundle(mini_model: GlcModel, tmp_path: Path, container: str) -> None:
+def test_an_interrupt_leaves_the_old_bundle(
+    mini_model: GlcModel, mini_bundle: Path, tmp_path: Path, container: str
+) -> None:
     target = tmp_path / "model.glcb"
     target.mkdir()
-    (target / "manifest.json").write_text("old")
+    shutil.copy(mini_bundle / "manifest.json", target)
+    before = (target / "manifest.json").read_bytes()
 
     def interrupt(_: GraphReport) -> None:
         raise KeyboardInterrupt
@@ -109,7 +113,7 @@ def test_an_interrupt_leaves_the_old_bundle(mini_model: GlcModel, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         export_bundle(mini_model, target, container=container, on_graph=interrupt)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["model.glcb"]
-    assert (target / "manifest.json").read_text() == "old"
+    assert (target / "manifest.json").read_bytes() == before
 
 
 def test_a_folder_with_other_files_is_not_replaced(mini_model: GlcModel, tmp_path: Path) -> None:
@@ -117,6 +121,17 @@ def test_a_folder_with_other_files_is_not_replaced(mini_model: GlcModel, tmp_pat
     with pytest.raises(OutputNotWritable, match="not a bundle"):
         export_bundle(mini_model, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("content", [b"weights", b'{"format": "something else"}'], ids=["file", "manifest"])
+def test_what_is_no_bundle_is_not_replaced(mini_model: GlcModel, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_bytes(content)
+    for target in (tmp_path / "model.pth", tmp_path / "extension"):
+        with pytest.raises(OutputNotWritable, match="not a bundle"):
+            export_bundle(mini_model, target)
+    assert (tmp_path / "model.pth").read_bytes() == content
 
 
 def test_a_missing_folder_is_told_before_the_work(mini_model: GlcModel, tmp_path: Path) -> None:
