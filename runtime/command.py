@@ -9,11 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    import PIL  # noqa: F401
-    import typer
-except ImportError as missing:
-    raise SystemExit("glc: error: the commands need more packages; run: pip install 'glc-deploy[cli,cpu]'") from missing
+import typer
 
 from glc.errors import BundleNotFound
 from glc.runtime.bitstream import Form, StreamInfo, inspect

@@ -73,6 +73,25 @@ def test_the_extras_are_those_that_the_readme_names() -> None:
     assert extras == {"cpu", "openvino", "gpu", "cli", "export", "bench", "dev", "all"}
 
 
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("glc", "typer", "cli,cpu"),
+        ("glc", "PIL", "cli,cpu"),
+        ("glc_export", "torch", "export"),
+        ("glc_bench", "onnx", "bench"),
+    ],
+)
+def test_a_command_without_its_packages_says_which_extra_to_install(command: str, module: str, extra: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None; from glc import commands; commands.{command}()"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert f"{module} is not installed" in line
+    assert f"pip install 'glc-deploy[{extra}]'" in line
+
+
 def test_public_names() -> None:
     assert set(glc.__all__) == {
         "BitstreamError",
