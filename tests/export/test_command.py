@@ -1,0 +1,104 @@
+"""The command `glc-export` as people run it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from glc.export import GlcModel
+from glc.runtime import Bundle
+
+COMMAND = [sys.executable, "-m", "glc.export"]
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as it is released: wrapped, prefixed, with tensors that only training needs."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    state = {f"module.{name}": tensor for name, tensor in mini_model.state_dict().items()}
+    torch.save({"state_dict": state | {"module.code_pred_loss.position_emb": torch.zeros(2)}}, path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_path: Path) -> None:
+    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", "--arithmetic", "float", "--container", "zip")
+    assert done.returncode == 0, done.stderr
+    assert "ignored 1 training-only tensors" in done.stderr
+    for column in ("graph", "parameters", "bytes", "largest float difference", "integers changed"):
+        assert column in done.stdout
+    made, expected = Bundle.open(tmp_path / "model.glcb"), Bundle.open(mini_bundle)
+    assert made.manifest.model_id == expected.manifest.model_id
+    assert made.manifest.graphs == expected.manifest.graphs
+    assert made.manifest.label == "model.pth"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.glcb"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "is not a checkpoint", id="empty"),
+        pytest.param(b"weights? what weights?", "is not a checkpoint", id="text"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    done = _run("--ckpt", tmp_path / "model.pth", "-o", tmp_path / "model.glcb")
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert re.match(rf"glc-export: error: .*model\.pth {message}", lines[0])
+    assert not (tmp_path / "model.glcb").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    done = _run("--synthetic", "mini", "-o", tmp_path / "nowhere" / "model.glcb")
+    assert done.returncode == 1
+    assert "there is no folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((), id="nothing to export"),
+        pytest.param(("--synthetic", "mini", "--ckpt", "model.pth"), id="two things to export"),
+        pytest.param(("--synthetic", "huge"), id="unknown configuration"),
+        pytest.param(("--synthetic", "mini", "--arithmetic", "int4"), id="unknown arithmetic"),
+    ],
+)
+def test_a_mistake_in_the_call_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = _run(*arguments, "-o", tmp_path / "model.glcb")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    command = [*COMMAND, "--synthetic", "mini", "-o", str(tmp_path / "model.glcb")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not any(tmp_path.rglob("analysis.onnx")):  # the temporary bundle holds its first graph
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
