@@ -15,7 +15,8 @@ from glc.errors import BundleNotFound
 from glc.runtime.bitstream import Form, StreamInfo, inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
-from glc.runtime.images import STANDARD_STREAM, encode_image, read_bytes, read_image, require_output, write_bytes
+from glc.runtime.files import require_place
+from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
 from glc.runtime.terminal import new_app, run
 
 app = new_app("GLC: images below 0.04 bits per pixel.")
@@ -62,7 +63,7 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
-    _require_output(destination, is_image=False)
+    _require_output(destination)
     with _open(bundle, engine, threads, max_pixels) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
@@ -71,12 +72,11 @@ def encode(
             _logger.info("%s: %s", source, note)
         data = codec.encode(image.pixels, quality, form=_form(bare))
     write_bytes(destination, data)
-    _report(
-        destination,
-        _describe_stream(inspect(data, _form(bare))),
-        as_json,
-        is_data_on_stdout=destination == STANDARD_STREAM,
-    )
+    described = _describe_stream(inspect(data, _form(bare)))
+    if destination == STANDARD_STREAM:
+        _logger.info("%s", _in_words(described))  # standard output is the bitstream
+    else:
+        _print(destination, described, as_json)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def decode(
     bare: Bare = False,
 ) -> None:
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
-    _require_output(destination, is_image=True)
+    _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
         write_bytes(destination, encode_image(codec.decode(data, form=_form(bare)), destination))
@@ -107,7 +107,7 @@ def preview(
     bare: Bare = False,
 ) -> None:
     """Decode from the z indices alone; works on a stream that was cut behind them."""
-    _require_output(destination, is_image=True)
+    _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
         write_bytes(destination, encode_image(codec.preview(data, form=_form(bare)), destination))
@@ -117,9 +117,9 @@ def preview(
 def info(source: Source, bare: Bare = False, as_json: AsJson = False) -> None:
     """Tell what a bundle or a bitstream is; needs neither bundle nor engine."""
     if source.is_dir() or (source != STANDARD_STREAM and read_bytes(source)[:2] == b"PK"):
-        _report(source, _describe_bundle(Bundle.open(source)), as_json)
+        _print(source, _describe_bundle(Bundle.open(source)), as_json)
     else:
-        _report(source, _describe_stream(inspect(read_bytes(source), _form(bare))), as_json)
+        _print(source, _describe_stream(inspect(read_bytes(source), _form(bare))), as_json)
 
 
 @app.command()
@@ -148,7 +148,7 @@ def demo(
     """Encode and decode photographs at every quality; print a table and draw a comparison sheet."""
     from glc.runtime.demo import run_demo
 
-    _require_output(output, is_image=True)
+    _require_image_output(output)
     run_demo(_bundle_path(bundle), images, output, engine=engine, threads=threads, max_pixels=max_pixels)
 
 
@@ -171,21 +171,27 @@ def _form(bare: bool) -> Form:
     return "bare" if bare else "file"
 
 
-def _require_output(destination: Path, *, is_image: bool) -> None:
+def _require_output(destination: Path) -> None:
     """Refuse what cannot be written before the work, not after it."""
+    if destination != STANDARD_STREAM:
+        require_place(destination)
+
+
+def _require_image_output(destination: Path) -> None:
+    """Refuse an ending that names no image format, and what cannot be written."""
     try:
-        require_output(destination, is_image=is_image)
+        image_format(destination)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    _require_output(destination)
 
 
-def _report(path: Path, fields: dict[str, Any], as_json: bool, *, is_data_on_stdout: bool = False) -> None:
-    """Print a result; beside data on standard output it goes to the log instead."""
-    text = json.dumps(fields) if as_json else ", ".join(f"{name} {value}" for name, value in fields.items())
-    if is_data_on_stdout:
-        _logger.info("%s", text)
-    else:
-        print(text if as_json else f"{path}: {text}")
+def _print(path: Path, fields: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(fields) if as_json else f"{path}: {_in_words(fields)}")
+
+
+def _in_words(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 def _describe_stream(stream: StreamInfo) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from glc.errors import ImageUnreadable
-from glc.runtime.files import read_at_most, require_place, write_file
+from glc.runtime.files import read_at_most, write_file
 
 STANDARD_STREAM = Path("-")
 """Stands for standard input or output."""
@@ -81,19 +81,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         sys.stdout.buffer.flush()
     else:
         write_file(path, data)
-
-
-def require_output(path: Path, *, is_image: bool) -> None:
-    """Find out before the work what would keep a result from being written after it.
-
-    Raises:
-        OutputNotWritable: there is no such folder, or the path is one.
-        ValueError: an image whose ending names no format.
-    """
-    if is_image:
-        image_format(path)
-    if path != STANDARD_STREAM:
-        require_place(path)
 
 
 def read_image(path: Path, max_pixels: int) -> LoadedImage:
