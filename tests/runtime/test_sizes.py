@@ -10,10 +10,10 @@ from tests.conftest import load_image
 import glc
 from glc.export import GlcModel, reference
 
-TINY = (1, 2, 3, 7, 16, 31, 33)
-EDGES = (63, 64, 65, 127, 129, 255)
+TINY = (1, 2, 7, 33)
+EDGES = (63, 64, 65, 129)
 SMALL_SIZES = [(h, w) for h in TINY for w in (1, 5, 130)] + [(h, w) for h in EDGES for w in (1, 65, 192)]
-LARGE_SIZES = [(1, 700), (700, 1), (65, 699), (513, 64), (511, 513), (577, 545), (700, 700)]
+LARGE_SIZES = [(1, 700), (700, 1), (513, 64), (577, 545), (700, 700)]
 
 
 @pytest.mark.slow
