@@ -1,0 +1,153 @@
+"""The three stages: what a step computes, and which weights it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from examples.train_demo.codebook import TrainedCodebook
+from examples.train_demo.fast_norm import use_fast_norms
+from examples.train_demo.losses import ImageDistortion, psnr_of
+from examples.train_demo.recipe import Recipe
+from examples.train_demo.walk import part_masks, walk
+from torch import Tensor, nn
+
+from glc.export.blocks import Codebook
+from glc.export.model import GlcModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step gives."""
+
+    loss: Tensor
+    """(): what is minimised."""
+    numbers: dict[str, float]
+    """Columns of the log."""
+
+
+class Stages(nn.Module):
+    """The model with what only training needs: latent codebook, codebook averages, image distortion."""
+
+    def __init__(self, model: GlcModel, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.latent_codebook = Codebook(recipe.latent_codebook_entries, model.config.latent_channels)
+        self.latent_vq = TrainedCodebook(self.latent_codebook)
+        self.hyper_vq = TrainedCodebook(model.z_vq)
+        self._recipe = recipe
+        self._distortion = ImageDistortion(recipe)
+        self._masks = lru_cache(maxsize=8)(part_masks)
+        # Convolutions in bfloat16 train faster on channels_last; the transform coding stays as it is.
+        use_fast_norms(model.vqgan)
+        model.vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def trained(self, stage: int) -> list[nn.Parameter]:
+        """Parameters that a stage moves; codebooks follow their averages instead of gradients."""
+        names = [name for name, _ in self.model.named_parameters() if not name.startswith("z_vq.")]
+        if stage != 3:
+            names = [name for name in names if name.startswith("vqgan.") == (stage == 1)]
+        parameters = dict(self.model.named_parameters())
+        return [parameters[name] for name in names]
+
+    def step(self, stage: int, x: Tensor) -> StepResult:
+        """Compute the loss of one batch x (B, 3, H, W) in [-1, 1]."""
+        return (self._autoencoder, self._transform_coding, self._everything)[stage - 1](x)
+
+    def _autoencoder(self, x: Tensor) -> StepResult:
+        latent = self._encode(x)
+        quantised = self.latent_vq(latent, self._recipe.commitment)
+        from_codebook = torch.rand(len(x), 1, 1, 1) < self._recipe.codebook_share
+        x_hat = self._generate(torch.where(from_codebook, quantised.values, latent))
+        distortion = self._distortion(x_hat, x)
+        # Relative to the latent's size, so that shrinking the latent does not pay.
+        commitment = quantised.commitment / latent.detach().square().mean()
+        loss = distortion.total.mean() / 100 + self._recipe.codebook_share * commitment
+        exact = ~from_codebook.view(-1)
+        psnr = psnr_of(distortion.squared_error[exact]) if bool(exact.any()) else None
+        return StepResult(
+            loss,
+            {"loss": float(loss.detach()), "structure": float(distortion.structure.mean())}
+            | ({} if psnr is None else {"psnr": psnr}),
+        )
+
+    def _transform_coding(self, x: Tensor) -> StepResult:
+        with torch.no_grad():
+            latent = self._encode(x)
+        quality = self._draw_qualities(len(x))
+        coded = self._code(latent, quality)
+        bpp = coded.bits / (x.shape[2] * x.shape[3])
+        error = (coded.latent - latent).square().mean((1, 2, 3)) / latent.var()
+        lambdas = torch.tensor(self._recipe.latent_lambdas)[quality]
+        loss = (bpp + lambdas * error).mean() + coded.commitment
+        return StepResult(
+            loss,
+            {
+                "loss": float(loss.detach()),
+                "bpp": float(bpp.mean()),
+                "latent_error": float(error.mean()),
+                "entropy_z": float(coded.entropy_z),
+            },
+        )
+
+    def _everything(self, x: Tensor) -> StepResult:
+        latent = self._encode(x)
+        quality = self._draw_qualities(len(x))
+        coded = self._code(latent, quality)
+        distortion = self._distortion(self._generate(coded.latent), x)
+        bpp = coded.bits / (x.shape[2] * x.shape[3])
+        lambdas = torch.tensor(self._recipe.image_lambdas)[quality]
+        # Divided by the root of lambda: otherwise the highest quality's gradients drown the lowest's.
+        loss = ((bpp + lambdas * distortion.total) * (lambdas.mean() / lambdas).sqrt()).mean() + coded.commitment
+        return StepResult(
+            loss,
+            {
+                "loss": float(loss.detach()),
+                "bpp": float(bpp.mean()),
+                "psnr": psnr_of(distortion.squared_error),
+                "structure": float(distortion.structure.mean()),
+                "entropy_z": float(coded.entropy_z),
+            },
+        )
+
+    def _draw_qualities(self, count: int) -> Tensor:
+        # A permutation a batch: every quality is seen as often, and the loss fluctuates less.
+        qualities = self.model.config.qualities
+        return torch.cat([torch.randperm(qualities) for _ in range(-(-count // qualities))])[:count]
+
+    def _encode(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            latent: Tensor = self.model.vqgan.encoder(x.contiguous(memory_format=torch.channels_last))
+        return latent.float().contiguous()
+
+    def _generate(self, latent: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            x_hat: Tensor = self.model.vqgan.generator(latent.contiguous(memory_format=torch.channels_last))
+        return x_hat.float().contiguous()
+
+    def _code(self, latent: Tensor, quality: Tensor) -> _Coded:
+        """Transform coding in float32: it is a hundredth of the work, and the rate is sensitive."""
+        model = self.model
+        y = model.enc(latent, model.q_enc[quality])
+        z = self.hyper_vq(model.hyper_enc(y), self._recipe.commitment)
+        params = model.y_prior_fusion(model.hyper_dec(z.values))
+        walked = walk(model, params, y, self._masks(*y.shape[1:]))
+        return _Coded(model.dec(walked.y_hat, model.q_dec[quality]), walked.bits, z.commitment, z.entropy)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coded:
+    latent: Tensor
+    bits: Tensor
+    commitment: Tensor
+    entropy_z: Tensor
+
+
+def average_weights(average: dict[str, Tensor], model: GlcModel, decay: float) -> None:
+    """Move a running average of the model's weights towards them, in place."""
+    names = list(average)
+    weights = dict(model.named_parameters())
+    current: Sequence[Tensor] = [weights[name].detach() for name in names]
+    torch._foreach_lerp_([average[name] for name in names], list(current), 1 - decay)

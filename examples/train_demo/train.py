@@ -1,0 +1,252 @@
+"""Train a GLC model on a folder of photographs: python -m examples.train_demo.train --help"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from examples.train_demo.data import CropSource
+from examples.train_demo.initialise import new_model, rotate_latent
+from examples.train_demo.progress_log import ProgressLog, plot_log
+from examples.train_demo.recipe import DEFAULT_STAGES, DEMO, Leg, Recipe, parse_plan
+from examples.train_demo.stages import Stages, average_weights
+from examples.train_demo.state import (
+    Position,
+    load_state,
+    position_from_plain,
+    position_to_plain,
+    save_state,
+    save_weights,
+)
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from glc.export.config import ModelConfig
+
+_LOG_EVERY = 20
+_SAVE_SECONDS = 150.0
+_LONGEST_STEP = 20.0
+"""A step that took longer was suspended: only this much of it counts as computing time."""
+
+_FINAL_RATE = 0.05
+"""Last learning rate over the peak."""
+
+_DEFAULTS = Recipe()
+
+
+class Trainer:
+    """One run: model, optimiser, position in the plan, files."""
+
+    def __init__(self, config: ModelConfig, recipe: Recipe, data: Path, folder: Path, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.stages = Stages(new_model(config), recipe)
+        self.position = Position(())
+        self._config, self._recipe, self._data, self._folder, self._seed = config, recipe, data, folder, seed
+        self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
+        self._optimiser: torch.optim.Optimizer | None = None
+        self._optimiser_state: dict[str, Any] | None = None
+        self._stopping = False
+        self._log = ProgressLog(folder / "log.csv")
+        self._console = Console(stderr=True)
+
+    @property
+    def state_file(self) -> Path:
+        """The resumable state."""
+        return self._folder / "state.pt"
+
+    @property
+    def weights_file(self) -> Path:
+        """The averaged weights, ready for glc-export."""
+        return self._folder / "weights.safetensors"
+
+    def resume(self) -> None:
+        """Go on from the state in the folder.
+
+        Raises:
+            ValueError: the state is of another configuration.
+        """
+        state = load_state(self.state_file)
+        if state["config"] != _plain_config(self._config):
+            raise ValueError(f"{self.state_file} holds another configuration: {state['config']}")
+        self.stages.load_state_dict(state["stages"])
+        self._average = state["average"]
+        self.position = position_from_plain(state["position"])
+        self._optimiser_state = state["optimiser"]
+        torch.set_rng_state(state["random"])
+
+    def start(self, plan: tuple[Leg, ...]) -> None:
+        """Begin a plan with the current weights; steps and minutes of earlier plans still count for the stages."""
+        self._optimiser_state = None
+        self.position = replace(self.position, plan=plan, leg=0, leg_seconds=0.0, leg_steps=0)
+
+    def save(self) -> None:
+        """Write state, averaged weights and plot."""
+        state = {
+            "config": _plain_config(self._config),
+            "stages": self.stages.state_dict(),
+            "average": self._average,
+            "position": position_to_plain(self.position),
+            "optimiser": None if self._optimiser is None else self._optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        save_state(self.state_file, state)
+        save_weights(self.weights_file, self._average)
+        plot_log(self._folder / "log.csv", self._folder / "loss.png")
+
+    def run(self, most_steps: int | None) -> None:
+        """Work off the plan; a SIGTERM or SIGINT ends it after the current step, with the state saved."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "_stopping", True))
+        while self.position.leg < len(self.position.plan) and not self._stopping:
+            self._run_leg(self.position.plan[self.position.leg], most_steps)
+        self.save()
+        self._console.print(f"stopped: {self.position}")
+
+    def _run_leg(self, leg: Leg, most_steps: int | None) -> None:
+        position, settings = self.position, self._recipe.stages[leg.stage]
+        # Another seed after a pause, so that a resumed leg does not see the same crops again.
+        done = sum(position.stage_steps.values())
+        batches = iter(CropSource(self._data, settings.crop, settings.batch, self._seed + done))
+        if leg.stage == 2 and position.leg_steps == 0 and not position.stage_steps.get(2):
+            self._enter_transform_coding(list(islice(batches, 16)))
+        trained = self.stages.trained(leg.stage)
+        self.stages.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self._optimiser = torch.optim.AdamW(trained, settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        if self._optimiser_state is not None:
+            self._optimiser.load_state_dict(self._optimiser_state)
+            self._optimiser_state = None
+        last_save = time.monotonic()
+        with self._progress() as progress:
+            task = progress.add_task(f"stage {leg.stage}", total=1.0, numbers="")
+            while not self._stopping:
+                share = position.leg_seconds / (60 * leg.minutes)
+                if most_steps is not None:
+                    share = max(share, position.leg_steps / most_steps)
+                if share >= 1:
+                    position.leg, position.leg_seconds, position.leg_steps = position.leg + 1, 0.0, 0
+                    self._optimiser = None
+                    break
+                started = time.monotonic()
+                rate = self._learning_rate(settings.learning_rate, share)
+                self._step(leg.stage, next(batches), trained, rate)
+                self._count(leg.stage, min(time.monotonic() - started, _LONGEST_STEP))
+                if position.leg_steps % _LOG_EVERY == 0:
+                    steps, seconds = position.stage_steps[leg.stage], position.stage_seconds[leg.stage]
+                    means = self._log.write(leg.stage, steps, seconds, rate)
+                    numbers = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+                    progress.update(task, completed=share, numbers=f"step {steps} {numbers}")
+                if time.monotonic() - last_save > _SAVE_SECONDS:
+                    self.save()
+                    last_save = time.monotonic()
+
+    def _step(self, stage: int, batch: torch.Tensor, trained: list[torch.nn.Parameter], rate: float) -> None:
+        optimiser = self._optimiser
+        if optimiser is None:
+            raise RuntimeError("no leg is under way")
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        self.stages.train()
+        result = self.stages.step(stage, batch)
+        optimiser.zero_grad(set_to_none=True)
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self._recipe.gradient_clip)
+        if bool(norm.isfinite()):
+            optimiser.step()
+        # A young average would still hold the first weights: its horizon grows with the steps.
+        steps = self.position.leg_steps
+        average_weights(self._average, self.stages.model, min(self._recipe.average_decay, (1 + steps) / (10 + steps)))
+        self._log.add(result.numbers)
+
+    def _count(self, stage: int, seconds: float) -> None:
+        position = self.position
+        position.leg_steps += 1
+        position.leg_seconds += seconds
+        position.stage_steps[stage] = position.stage_steps.get(stage, 0) + 1
+        position.stage_seconds[stage] = position.stage_seconds.get(stage, 0.0) + seconds
+
+    def _learning_rate(self, peak: float, share: float) -> float:
+        warm = min(1.0, (self.position.leg_steps + 1) / self._recipe.warmup_steps)
+        return peak * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def _enter_transform_coding(self, batches: list[torch.Tensor]) -> None:
+        """Start from the averaged auto-encoder, its latent turned to its principal axes."""
+        self.stages.model.load_state_dict(self._average)
+        rotate_latent(self.stages.model, batches)
+        self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+        return Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[numbers]}"), console=self._console)
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of photographs.", exists=True, file_okay=False)],
+    state: Annotated[Path, typer.Option(help="Folder of the resumable state, log, plot and weights.")],
+    plan: Annotated[
+        str | None,
+        typer.Option(help='Legs as STAGE:MINUTES, e.g. "1:15,2:10,3:20"; without it, the saved plan goes on.'),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Most steps a leg, whatever its minutes.")] = None,
+    latent_channels: Annotated[int, typer.Option(help="N, a multiple of 4.")] = DEMO.latent_channels,
+    base_channels: Annotated[int, typer.Option(help="nf, a multiple of 32.")] = DEMO.base_channels,
+    multipliers: Annotated[str, typer.Option(help="Channels of each level over nf, finest first.")] = ",".join(
+        map(str, DEMO.channel_multipliers)
+    ),
+    blocks: Annotated[int, typer.Option(help="Residual blocks a level.")] = DEMO.encoder_blocks,
+    codebook: Annotated[int, typer.Option(help="M: entries of the hyper codebook.")] = DEMO.codebook_entries,
+    crop: Annotated[int | None, typer.Option(help="Side of a crop, for every leg of this plan.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops a step, for every leg of this plan.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate, for every leg of this plan.")] = None,
+    latent_lambdas: Annotated[str | None, typer.Option(help="Stage II, one number a quality.")] = None,
+    image_lambdas: Annotated[str | None, typer.Option(help="Stage III, one number a quality.")] = None,
+    structure_weight: Annotated[float, typer.Option(help="Weight of 1 - MS-SSIM.")] = _DEFAULTS.structure_weight,
+    feature_weight: Annotated[float, typer.Option(help="Weight of the feature distance.")] = _DEFAULTS.feature_weight,
+    seed: Annotated[int, typer.Option(help="Of weights, crops and noise.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves its choice.")] = 0,
+) -> None:
+    """Train, or go on training, until the plan is done or the process is asked to stop."""
+    if threads:
+        torch.set_num_threads(threads)
+    levels = tuple(int(m) for m in multipliers.split(","))
+    config = replace(
+        DEMO,
+        latent_channels=latent_channels,
+        base_channels=base_channels,
+        channel_multipliers=levels,
+        encoder_blocks=blocks,
+        decoder_blocks=blocks,
+        attention_levels=(len(levels) - 1,),
+        codebook_entries=codebook,
+    )
+    given = {"crop": crop, "batch": batch, "learning_rate": learning_rate}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    stages = {number: replace(settings, **changes) for number, settings in DEFAULT_STAGES.items()}
+    lambdas = {"latent_lambdas": latent_lambdas, "image_lambdas": image_lambdas}
+    weights: dict[str, Any] = {
+        name: tuple(float(v) for v in text.split(",")) for name, text in lambdas.items() if text is not None
+    }
+    recipe = Recipe(stages, structure_weight=structure_weight, feature_weight=feature_weight, **weights)
+    state.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, recipe, data, state, seed)
+    if trainer.state_file.exists():
+        trainer.resume()
+    if plan is not None:
+        trainer.start(parse_plan(plan))
+    trainer.run(steps)
+
+
+def _plain_config(config: ModelConfig) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+
+
+if __name__ == "__main__":
+    typer.run(train)
