@@ -19,9 +19,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels, height, width = x.shape
-        result, mean, rstd = torch.native_group_norm(
-            x, weight.to(x.dtype), bias.to(x.dtype), batch, channels, height * width, groups, eps
-        )
+        result, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, height * width, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
         return result

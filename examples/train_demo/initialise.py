@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glc.export.autoencoder import Downsample, ResidualBlock, Upsample
-from glc.export.config import ModelConfig
+from glc.export.config import GROUPS, ModelConfig
 from glc.export.model import GlcModel
 
+_REFERENCE_GROUP = 3
+_REFERENCE = 1.0
+BELOW_EPS = 1e-3
+"""Factor of weights that start below a norm's eps, and of their learning rate."""
 _RESIDUAL_GAIN = 0.3
+_RIDGE = 1e-4
 _NOISE_GAIN = 0.3
 _LAST_OF_BRANCH = ("out_conv.weight", "conv_out.weight", "block.0.conv2.weight")
 _FIRST_SCALE = 0.7
@@ -30,6 +36,8 @@ def new_model(config: ModelConfig) -> GlcModel:
         for name, parameter in model.named_parameters():
             if name.endswith(_LAST_OF_BRANCH) and not name.startswith("vqgan."):
                 parameter.mul_(_RESIDUAL_GAIN)
+            if name.endswith("proj_out.weight"):
+                parameter.mul_(_RESIDUAL_GAIN)
         for module in model.vqgan.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.mul_(_RESIDUAL_GAIN)
@@ -39,6 +47,7 @@ def new_model(config: ModelConfig) -> GlcModel:
                 _start_as_identity(module.conv, slice(0, 2))  # a 2x2 average, as the zeros stand right and below
             elif isinstance(module, Upsample):
                 _start_as_identity(module.conv, slice(1, 2))
+        _open_last_norms(model)
         n = config.latent_channels
         _last_bias(model.y_prior_fusion).copy_(_constants(n, (1.0, _FIRST_SCALE, 0.0)))
         _last_bias(model.y_spatial_prior).copy_(_constants(n, (_FIRST_SCALE, 0.0)))
@@ -47,6 +56,52 @@ def new_model(config: ModelConfig) -> GlcModel:
         model.q_enc.copy_(rows.expand_as(model.q_enc))
         model.q_dec.copy_((1 / rows).expand_as(model.q_dec))
     return model
+
+
+@torch.no_grad()
+def fit_ends(model: GlcModel, x: Tensor) -> None:
+    """Set the last convolutions of encoder and decoder by least squares, so that a blurred picture comes out at once.
+
+    The encoder's first latent channels become mean colours of the four quarters of a position's square, and the
+    decoder's output the best linear picture of what its trunk then carries.
+
+    Args:
+        model: from `new_model`.
+        x: (B, 3, H, W) in [-1, 1]: a few crops.
+    """
+    encoder, generator = model.vqgan.encoder, model.vqgan.generator
+    for conv in (encoder.quant_conv, generator.post_quant_conv):
+        if conv is not None:
+            nn.init.dirac_(conv.weight)
+            conv.bias.zero_()  # type: ignore[union-attr]
+    quarters = F.pixel_unshuffle(F.avg_pool2d(x, model.config.downsampling // 2), 2)
+    features = encoder.blocks[:-1](x)
+    _fit(_convolution(encoder.blocks[-1]), features, quarters[:, : model.config.latent_channels])
+    first = _convolution(generator.blocks[0])
+    first.weight.mul_(_NOISE_GAIN)
+    first.weight[:, :, 1, 1] += nn.init.orthogonal_(torch.empty(first.out_channels, first.in_channels))
+    latent = encoder.blocks[-1](features)
+    latent = latent if generator.post_quant_conv is None else generator.post_quant_conv(latent)
+    _fit(_convolution(generator.blocks[-1]), generator.blocks[:-1](latent), x)
+
+
+def _fit(conv: nn.Conv2d, features: Tensor, target: Tensor) -> None:
+    """Regress the target on the features, position by position, and write that into the first output channels."""
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    rows = torch.cat((rows, torch.ones(len(rows), 1)), dim=1)
+    wanted = target.permute(0, 2, 3, 1).flatten(0, 2).double()
+    ridge = _RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(rows.t() @ rows + ridge, rows.t() @ wanted).t()
+    count = target.shape[1]
+    conv.weight[:count] = 0
+    conv.weight[:count, :, 1, 1] = solution[:, :-1].float()
+    conv.bias[:count] = solution[:, -1].float()  # type: ignore[index]
+
+
+def _convolution(module: nn.Module) -> nn.Conv2d:
+    if not isinstance(module, nn.Conv2d):
+        raise TypeError(f"expected a convolution, found {type(module).__name__}")
+    return module
 
 
 @torch.no_grad()
@@ -86,6 +141,43 @@ def _compose(conv: nn.Conv2d, matrix: Tensor, offset: Tensor, *, after: bool) ->
     new_bias = matrix @ bias + offset if after else weight @ offset + bias
     conv.weight.copy_((matrix @ weight if after else weight @ matrix)[:, :, None, None])
     conv.bias.copy_(new_bias)
+
+
+def _open_last_norms(model: GlcModel) -> None:
+    """Let mean colour and contrast through the norms at the ends of encoder and decoder.
+
+    A group of three channels or more gets a reference: one channel starts at a constant and another at its negative,
+    which fixes the group's variance, and the mean of the others survives. Two channels have no such place. There the
+    whole group starts far below the norm's eps, where the norm is a fixed gain, and with opposite signs, so that
+    nothing is subtracted. Without this, crops decode to the same grey for the first hour.
+    """
+    for part in (model.vqgan.encoder, model.vqgan.generator):
+        block = _last_widening(part)
+        if block is None or block.conv_out is None or block.conv_out.bias is None:
+            continue
+        group = block.conv_out.out_channels // GROUPS
+        if group >= _REFERENCE_GROUP:
+            bias = block.conv_out.bias.view(GROUPS, group)
+            bias[:, 0], bias[:, 1] = _REFERENCE, -_REFERENCE
+        elif group > 1:
+            for parameter in below_eps(model):
+                groups = parameter.view(GROUPS, group, -1)
+                groups -= groups.mean(1, keepdim=True)
+                parameter.mul_(BELOW_EPS)
+
+
+def below_eps(model: GlcModel) -> list[nn.Parameter]:
+    """Parameters that start below the last norm's eps; their learning rate is smaller by `BELOW_EPS` too."""
+    block = _last_widening(model.vqgan.generator)
+    if block is None or block.conv_out is None or block.conv_out.out_channels // GROUPS != _REFERENCE_GROUP - 1:
+        return []
+    return [*block.conv2.parameters(), *block.conv_out.parameters()]
+
+
+def _last_widening(part: nn.Module) -> ResidualBlock | None:
+    """The last residual block that changes the number of channels: where the last norm's channels come from."""
+    blocks = [m for m in part.modules() if isinstance(m, ResidualBlock) and m.conv_out is not None]
+    return blocks[-1] if blocks else None
 
 
 def _start_as_identity(conv: nn.Conv2d, taps: slice) -> None:

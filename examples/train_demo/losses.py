@@ -19,8 +19,13 @@ class Distortion:
     """(B,): the weighted sum, in units of squared 8-bit levels."""
     squared_error: Tensor
     """(B,): mean squared error in squared 8-bit levels."""
-    structure: Tensor
-    """(B,): 1 - MS-SSIM."""
+    structure: Tensor | None
+    """(B,): 1 - MS-SSIM; None where it has no weight, since it takes time."""
+
+    def numbers(self) -> dict[str, float]:
+        """Columns of the log."""
+        structure = {} if self.structure is None else {"structure": float(self.structure.mean())}
+        return {"psnr": psnr_of(self.squared_error)} | structure
 
 
 class ImageDistortion:
@@ -34,11 +39,13 @@ class ImageDistortion:
     def __call__(self, x_hat: Tensor, x: Tensor) -> Distortion:
         """x_hat, x (B, 3, H, W) in [-1, 1]."""
         squared_error = ((x_hat - x) * 127.5).square().mean((1, 2, 3))
-        structure = 1 - ms_ssim((x_hat + 1) * 127.5, (x + 1) * 127.5)
-        total = squared_error + self._structure_weight * structure
+        total, structure = squared_error, None
+        if self._structure_weight > 0:
+            structure = 1 - ms_ssim((x_hat + 1) * 127.5, (x + 1) * 127.5)
+            total = total + self._structure_weight * structure
         if self._features is not None:
             total = total + self._feature_weight * self._features(x_hat, x)
-        return Distortion(total, squared_error.detach(), structure.detach())
+        return Distortion(total, squared_error.detach(), None if structure is None else structure.detach())
 
 
 def psnr_of(squared_error: Tensor) -> float:

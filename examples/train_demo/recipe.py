@@ -46,9 +46,9 @@ class StageSettings:
 
 
 DEFAULT_STAGES = {
-    1: StageSettings(crop=128, batch=4, learning_rate=1e-3),
-    2: StageSettings(crop=256, batch=8, learning_rate=1e-3),
-    3: StageSettings(crop=192, batch=4, learning_rate=5e-4),
+    1: StageSettings(crop=128, batch=4, learning_rate=2e-4),
+    2: StageSettings(crop=192, batch=4, learning_rate=2e-4),
+    3: StageSettings(crop=192, batch=4, learning_rate=1e-4),
 }
 """For a processor with few cores: small crops where the gradient passes the full resolution."""
 
@@ -73,7 +73,7 @@ class Recipe:
     """Stage I: entries of the latent codebook, which is used in training alone."""
     commitment: float = 0.25
     """Beta of the codebook losses."""
-    warmup_steps: int = 100
+    warmup_steps: int = 50
     """Steps over which each leg's learning rate rises."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from examples.train_demo.codebook import TrainedCodebook
 from examples.train_demo.fast_norm import use_fast_norms
-from examples.train_demo.losses import ImageDistortion, psnr_of
+from examples.train_demo.losses import ImageDistortion
 from examples.train_demo.recipe import Recipe
 from examples.train_demo.walk import part_masks, walk
 from torch import Tensor, nn
@@ -58,20 +58,17 @@ class Stages(nn.Module):
 
     def _autoencoder(self, x: Tensor) -> StepResult:
         latent = self._encode(x)
+        if self._recipe.codebook_share == 0:
+            distortion = self._distortion(self._generate(latent), x)
+            loss = distortion.total.mean() / 100
+            return StepResult(loss, {"loss": float(loss.detach())} | distortion.numbers())
         quantised = self.latent_vq(latent, self._recipe.commitment)
         from_codebook = torch.rand(len(x), 1, 1, 1) < self._recipe.codebook_share
-        x_hat = self._generate(torch.where(from_codebook, quantised.values, latent))
-        distortion = self._distortion(x_hat, x)
+        distortion = self._distortion(self._generate(torch.where(from_codebook, quantised.values, latent)), x)
         # Relative to the latent's size, so that shrinking the latent does not pay.
         commitment = quantised.commitment / latent.detach().square().mean()
         loss = distortion.total.mean() / 100 + self._recipe.codebook_share * commitment
-        exact = ~from_codebook.view(-1)
-        psnr = psnr_of(distortion.squared_error[exact]) if bool(exact.any()) else None
-        return StepResult(
-            loss,
-            {"loss": float(loss.detach()), "structure": float(distortion.structure.mean())}
-            | ({} if psnr is None else {"psnr": psnr}),
-        )
+        return StepResult(loss, {"loss": float(loss.detach())} | distortion.numbers())
 
     def _transform_coding(self, x: Tensor) -> StepResult:
         with torch.no_grad():
@@ -86,9 +83,9 @@ class Stages(nn.Module):
             loss,
             {
                 "loss": float(loss.detach()),
-                "bpp": float(bpp.mean()),
-                "latent_error": float(error.mean()),
-                "entropy_z": float(coded.entropy_z),
+                "bpp": float(bpp.detach().mean()),
+                "latent_error": float(error.detach().mean()),
+                "entropy_z": float(coded.entropy_z.detach()),
             },
         )
 
@@ -105,11 +102,10 @@ class Stages(nn.Module):
             loss,
             {
                 "loss": float(loss.detach()),
-                "bpp": float(bpp.mean()),
-                "psnr": psnr_of(distortion.squared_error),
-                "structure": float(distortion.structure.mean()),
-                "entropy_z": float(coded.entropy_z),
-            },
+                "bpp": float(bpp.detach().mean()),
+                "entropy_z": float(coded.entropy_z.detach()),
+            }
+            | distortion.numbers(),
         )
 
     def _draw_qualities(self, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from examples.train_demo.data import CropSource
-from examples.train_demo.initialise import new_model, rotate_latent
+from examples.train_demo.initialise import BELOW_EPS, below_eps, fit_ends, new_model, rotate_latent
 from examples.train_demo.progress_log import ProgressLog, plot_log
 from examples.train_demo.recipe import DEFAULT_STAGES, DEMO, Leg, Recipe, parse_plan
 from examples.train_demo.stages import Stages, average_weights
@@ -48,6 +48,9 @@ class Trainer:
         torch.manual_seed(seed)
         self.stages = Stages(new_model(config), recipe)
         self.position = Position(())
+        for parameter in below_eps(self.stages.model):
+            # Their gradients are larger by as much as they are smaller, and would fill the clipped norm alone.
+            parameter.requires_grad_(True).register_hook(lambda gradient: gradient * BELOW_EPS)  # type: ignore[no-untyped-call]
         self._config, self._recipe, self._data, self._folder, self._seed = config, recipe, data, folder, seed
         self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
         self._optimiser: torch.optim.Optimizer | None = None
@@ -114,13 +117,23 @@ class Trainer:
         # Another seed after a pause, so that a resumed leg does not see the same crops again.
         done = sum(position.stage_steps.values())
         batches = iter(CropSource(self._data, settings.crop, settings.batch, self._seed + done))
+        if not position.stage_steps:
+            fit_ends(self.stages.model, torch.cat(list(islice(batches, -(-16 // settings.batch)))))
+            self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
         if leg.stage == 2 and position.leg_steps == 0 and not position.stage_steps.get(2):
             self._enter_transform_coding(list(islice(batches, 16)))
         trained = self.stages.trained(leg.stage)
         self.stages.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        self._optimiser = torch.optim.AdamW(trained, settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        small = {id(p) for p in below_eps(self.stages.model)}
+        groups = [
+            {"params": [p for p in trained if id(p) not in small], "scale": 1.0},
+            {"params": [p for p in trained if id(p) in small], "scale": BELOW_EPS},
+        ]
+        self._optimiser = torch.optim.AdamW(
+            [g for g in groups if g["params"]], settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
+        )
         if self._optimiser_state is not None:
             self._optimiser.load_state_dict(self._optimiser_state)
             self._optimiser_state = None
@@ -153,7 +166,7 @@ class Trainer:
         if optimiser is None:
             raise RuntimeError("no leg is under way")
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.stages.train()
         result = self.stages.step(stage, batch)
         optimiser.zero_grad(set_to_none=True)
@@ -210,6 +223,9 @@ def train(
     image_lambdas: Annotated[str | None, typer.Option(help="Stage III, one number a quality.")] = None,
     structure_weight: Annotated[float, typer.Option(help="Weight of 1 - MS-SSIM.")] = _DEFAULTS.structure_weight,
     feature_weight: Annotated[float, typer.Option(help="Weight of the feature distance.")] = _DEFAULTS.feature_weight,
+    codebook_share: Annotated[float, typer.Option(help="Share of stage I's crops decoded from the codebook.")] = (
+        _DEFAULTS.codebook_share
+    ),
     seed: Annotated[int, typer.Option(help="Of weights, crops and noise.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves its choice.")] = 0,
 ) -> None:
@@ -234,7 +250,13 @@ def train(
     weights: dict[str, Any] = {
         name: tuple(float(v) for v in text.split(",")) for name, text in lambdas.items() if text is not None
     }
-    recipe = Recipe(stages, structure_weight=structure_weight, feature_weight=feature_weight, **weights)
+    recipe = Recipe(
+        stages,
+        structure_weight=structure_weight,
+        feature_weight=feature_weight,
+        codebook_share=codebook_share,
+        **weights,
+    )
     state.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, recipe, data, state, seed)
     if trainer.state_file.exists():
