@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from glc.export.blocks import Codebook
 
-_FOLLOW = 0.98
-_DEAD_BELOW = 0.02
-_RESEED_EVERY = 50
+_FOLLOW = 0.95
+_DEAD_BELOW = 0.1
+_RESEED_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,9 @@ class Quantised:
     values: Tensor
     """(B, N, h, w): entries in the forward pass, the identity in the backward pass."""
     commitment: Tensor
-    """(): mean squared distance of the input from its entries; only the input has a gradient."""
+    """(): mean squared distance of the input from its entries over the input's variance, which has no gradient."""
+    shortfall: Tensor
+    """(): mean squared shortfall of the channels' standard deviations from 1: the input's, with a gradient."""
     entropy: Tensor
     """(): entropy in bits of the indices in this batch."""
 
@@ -52,9 +54,12 @@ class TrainedCodebook(nn.Module):
         if self.training:
             self._follow(z.detach().permute(0, 2, 3, 1).reshape(-1, z.shape[1]), indices.reshape(-1).long())
         entries = codebook.lookup(indices).detach()
+        # Relative, so that shrinking the input does not pay: a commitment in absolute terms draws it to a point.
+        variance = z.detach().var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
+        shortfall = F.relu(1 - (z.var(dim=(0, 2, 3)) + 1e-6).sqrt()).square().mean()
         share = torch.bincount(indices.reshape(-1), minlength=self.usage.numel()) / indices.numel()
         entropy = -(share * (share + 1e-12).log2()).sum()
-        return Quantised(z + (entries - z).detach(), beta * F.mse_loss(z, entries), entropy)
+        return Quantised(z + (entries - z).detach(), beta * F.mse_loss(z, entries) / variance, shortfall, entropy)
 
     @torch.no_grad()
     def _follow(self, vectors: Tensor, indices: Tensor) -> None:
@@ -63,8 +68,8 @@ class TrainedCodebook(nn.Module):
         if int(self.steps) == 0:
             # The first batches hold fewer vectors than there are entries: jitter keeps copies apart.
             weight.copy_(self._draw(vectors, count))
-            self.usage.fill_(1.0)
-            self.sums.copy_(weight)
+            self.usage.fill_(vectors.shape[0] / count)
+            self.sums.copy_(weight * self.usage[:, None])
         self.steps += 1
         chosen = torch.bincount(indices, minlength=count).float()
         self.usage.mul_(_FOLLOW).add_(chosen, alpha=1 - _FOLLOW)

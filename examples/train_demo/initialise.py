@@ -127,6 +127,16 @@ def rotate_latent(model: GlcModel, batches: Iterable[Tensor]) -> None:
     _compose(generator.post_quant_conv, axes * scale, mean, after=False)
 
 
+@torch.no_grad()
+def spread_hyper_latent(model: GlcModel, x: Tensor) -> None:
+    """Scale the hyper encoder's last convolution so that z has zero mean and unit variance over crops x."""
+    last = _convolution(model.hyper_enc[-1])
+    y = model.enc(model.vqgan.encoder(x), model.q_enc.mean(0, keepdim=True))
+    z = model.hyper_enc(y)
+    last.weight.div_(z.std((0, 2, 3)).clamp(min=1e-6).view(-1, 1, 1, 1))
+    last.bias.sub_(z.mean((0, 2, 3))).div_(z.std((0, 2, 3)).clamp(min=1e-6))  # type: ignore[union-attr]
+
+
 def _spread_over_quarters(axes: Tensor) -> Tensor:
     """Deal the axes, strongest first, to the four quarters of the channels, which are coded at different places."""
     n = axes.shape[1]

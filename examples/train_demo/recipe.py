@@ -47,8 +47,8 @@ class StageSettings:
 
 DEFAULT_STAGES = {
     1: StageSettings(crop=128, batch=4, learning_rate=2e-4),
-    2: StageSettings(crop=192, batch=4, learning_rate=2e-4),
-    3: StageSettings(crop=192, batch=4, learning_rate=1e-4),
+    2: StageSettings(crop=192, batch=4, learning_rate=5e-4),
+    3: StageSettings(crop=128, batch=4, learning_rate=1e-4),
 }
 """For a processor with few cores: small crops where the gradient passes the full resolution."""
 
@@ -61,7 +61,7 @@ class Recipe:
     """Stage number -> its batches and steps."""
     latent_lambdas: tuple[float, ...] = (0.12, 0.3, 0.7, 1.6)
     """Stage II: weight of the latent's squared error, relative to its variance, against bits per pixel."""
-    image_lambdas: tuple[float, ...] = (0.0003, 0.0008, 0.002, 0.005)
+    image_lambdas: tuple[float, ...] = (0.0001, 0.0006, 0.0025, 0.008)
     """Stage III: weight of the image distortion against bits per pixel."""
     structure_weight: float = 800.0
     """1 - MS-SSIM against the mean squared error in units of 8-bit levels."""
@@ -73,6 +73,10 @@ class Recipe:
     """Stage I: entries of the latent codebook, which is used in training alone."""
     commitment: float = 0.25
     """Beta of the codebook losses."""
+    hyper_weight: float = 0.3
+    """Weight of the rate from the hyper latent alone against bits per pixel: a training aid."""
+    hyper_commitment: float = 0.1
+    """Weight of the hyper codebook's commitment, and of the floor under its input's spread, against bits per pixel."""
     warmup_steps: int = 50
     """Steps over which each leg's learning rate rises."""
     gradient_clip: float = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from examples.train_demo.codebook import TrainedCodebook
+from examples.train_demo.codebook import Quantised, TrainedCodebook
 from examples.train_demo.fast_norm import use_fast_norms
 from examples.train_demo.losses import ImageDistortion
 from examples.train_demo.recipe import Recipe
@@ -65,9 +65,7 @@ class Stages(nn.Module):
         quantised = self.latent_vq(latent, self._recipe.commitment)
         from_codebook = torch.rand(len(x), 1, 1, 1) < self._recipe.codebook_share
         distortion = self._distortion(self._generate(torch.where(from_codebook, quantised.values, latent)), x)
-        # Relative to the latent's size, so that shrinking the latent does not pay.
-        commitment = quantised.commitment / latent.detach().square().mean()
-        loss = distortion.total.mean() / 100 + self._recipe.codebook_share * commitment
+        loss = distortion.total.mean() / 100 + self._recipe.codebook_share * quantised.commitment
         return StepResult(loss, {"loss": float(loss.detach())} | distortion.numbers())
 
     def _transform_coding(self, x: Tensor) -> StepResult:
@@ -78,14 +76,14 @@ class Stages(nn.Module):
         bpp = coded.bits / (x.shape[2] * x.shape[3])
         error = (coded.latent - latent).square().mean((1, 2, 3)) / latent.var()
         lambdas = torch.tensor(self._recipe.latent_lambdas)[quality]
-        loss = (bpp + lambdas * error).mean() + coded.commitment
+        loss = (bpp + lambdas * error).mean() + self._hyper_loss(coded, x)
         return StepResult(
             loss,
             {
                 "loss": float(loss.detach()),
                 "bpp": float(bpp.detach().mean()),
                 "latent_error": float(error.detach().mean()),
-                "entropy_z": float(coded.entropy_z.detach()),
+                "entropy_z": float(coded.z.entropy.detach()),
             },
         )
 
@@ -97,16 +95,25 @@ class Stages(nn.Module):
         bpp = coded.bits / (x.shape[2] * x.shape[3])
         lambdas = torch.tensor(self._recipe.image_lambdas)[quality]
         # Divided by the root of lambda: otherwise the highest quality's gradients drown the lowest's.
-        loss = ((bpp + lambdas * distortion.total) * (lambdas.mean() / lambdas).sqrt()).mean() + coded.commitment
+        loss = ((bpp + lambdas * distortion.total) * (lambdas.mean() / lambdas).sqrt()).mean() + self._hyper_loss(
+            coded, x
+        )
         return StepResult(
             loss,
             {
                 "loss": float(loss.detach()),
                 "bpp": float(bpp.detach().mean()),
-                "entropy_z": float(coded.entropy_z.detach()),
+                "entropy_z": float(coded.z.entropy.detach()),
             }
             | distortion.numbers(),
         )
+
+    def _hyper_loss(self, coded: _Coded, x: Tensor) -> Tensor:
+        """What makes the hyper latent tell all that it can: its rate is fixed, and the preview shows nothing else."""
+        hyper_bpp = coded.hyper_bits.mean() / (x.shape[2] * x.shape[3])
+        # Without a floor the hyper latent shrinks to a point: at first its noise costs more than it tells.
+        kept = coded.z.commitment + coded.z.shortfall
+        return self._recipe.hyper_weight * hyper_bpp + self._recipe.hyper_commitment * kept
 
     def _draw_qualities(self, count: int) -> Tensor:
         # A permutation a batch: every quality is seen as often, and the loss fluctuates less.
@@ -130,15 +137,16 @@ class Stages(nn.Module):
         z = self.hyper_vq(model.hyper_enc(y), self._recipe.commitment)
         params = model.y_prior_fusion(model.hyper_dec(z.values))
         walked = walk(model, params, y, self._masks(*y.shape[1:]))
-        return _Coded(model.dec(walked.y_hat, model.q_dec[quality]), walked.bits, z.commitment, z.entropy)
+        l_hat = model.dec(walked.y_hat, model.q_dec[quality])
+        return _Coded(l_hat, walked.bits, walked.hyper_bits, z)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Coded:
     latent: Tensor
     bits: Tensor
-    commitment: Tensor
-    entropy_z: Tensor
+    hyper_bits: Tensor
+    z: Quantised
 
 
 def average_weights(average: dict[str, Tensor], model: GlcModel, decay: float) -> None:

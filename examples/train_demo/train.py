@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from examples.train_demo.data import CropSource
-from examples.train_demo.initialise import BELOW_EPS, below_eps, fit_ends, new_model, rotate_latent
+from examples.train_demo.initialise import BELOW_EPS, below_eps, fit_ends, new_model, rotate_latent, spread_hyper_latent
 from examples.train_demo.progress_log import ProgressLog, plot_log
 from examples.train_demo.recipe import DEFAULT_STAGES, DEMO, Leg, Recipe, parse_plan
 from examples.train_demo.stages import Stages, average_weights
@@ -194,6 +194,7 @@ class Trainer:
         """Start from the averaged auto-encoder, its latent turned to its principal axes."""
         self.stages.model.load_state_dict(self._average)
         rotate_latent(self.stages.model, batches)
+        spread_hyper_latent(self.stages.model, batches[0])
         self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
 
     def _progress(self) -> Progress:

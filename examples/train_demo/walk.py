@@ -30,6 +30,8 @@ class Walked:
     """(B, N, h, w), multiplied by quant_step."""
     bits: Tensor
     """(B,): estimated rate of the symbols."""
+    hyper_bits: Tensor
+    """(B,): what the rate would be if all of y were coded as part 0, from the hyper latent alone; y has no gradient."""
 
 
 class _LowerBound(torch.autograd.Function):
@@ -77,6 +79,7 @@ def walk(model: GlcModel, params: Tensor, y: Tensor, masks: Sequence[Tensor]) ->
     quant_step = lower_bound(quant_step, MIN_QUANT_STEP)
     common = model.y_spatial_prior_reduction(params)
     target = y / quant_step
+    hyper_bits = noisy_bits(target.detach() - means, scales).sum((1, 2, 3))
     y_hat = torch.zeros_like(y)
     residuals, all_scales = torch.zeros_like(y), torch.zeros_like(y)
     for part in range(PARTS):
@@ -88,7 +91,7 @@ def walk(model: GlcModel, params: Tensor, y: Tensor, masks: Sequence[Tensor]) ->
         y_hat = y_hat + (straight_through_round(residual) + means) * mask
         residuals = residuals + residual
         all_scales = all_scales + scales * mask
-    return Walked(y_hat * quant_step, noisy_bits(residuals, all_scales).sum((1, 2, 3)))
+    return Walked(y_hat * quant_step, noisy_bits(residuals, all_scales).sum((1, 2, 3)), hyper_bits)
 
 
 def noisy_bits(residuals: Tensor, scales: Tensor) -> Tensor:
