@@ -38,6 +38,9 @@ _LONGEST_STEP = 20.0
 _FINAL_RATE = 0.05
 """Last learning rate over the peak."""
 
+_ROW_RATE = 20.0
+"""Learning rate of the quality rows over that of the other weights: a few numbers that must travel far."""
+
 _DEFAULTS = Recipe()
 
 
@@ -126,10 +129,11 @@ class Trainer:
         self.stages.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        small = {id(p) for p in below_eps(self.stages.model)}
+        model = self.stages.model
+        scales = {id(p): BELOW_EPS for p in below_eps(model)} | {id(p): _ROW_RATE for p in (model.q_enc, model.q_dec)}
         groups = [
-            {"params": [p for p in trained if id(p) not in small], "scale": 1.0},
-            {"params": [p for p in trained if id(p) in small], "scale": BELOW_EPS},
+            {"params": [p for p in trained if scales.get(id(p), 1.0) == scale], "scale": scale}
+            for scale in sorted({1.0, *scales.values()})
         ]
         self._optimiser = torch.optim.AdamW(
             [g for g in groups if g["params"]], settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
