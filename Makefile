@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PHOTO  := examples/photos/coffee.png
+DEMO   := examples/train_demo/demo.safetensors
+LABEL  := demonstration after minutes of training: shows how files are made, not how good GLC is
 
 .PHONY: setup demo test check bench clean
 
@@ -17,9 +19,9 @@ $(READY): pyproject.toml constraints-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e '.[dev]'
 	touch $@
 
-build/default.glcb: $(READY) $(wildcard export/*.py runtime/*.py)
+build/default.glcb: $(READY) $(DEMO) $(wildcard export/*.py runtime/*.py)
 	mkdir -p build
-	$(BIN)/glc-export --synthetic mini -o $@
+	$(BIN)/glc-export --ckpt $(DEMO) --label "$(LABEL)" -o $@
 	touch $@
 
 demo: build/default.glcb
@@ -36,7 +38,7 @@ check: $(READY)
 	$(BIN)/python -m pytest
 
 bench: build/default.glcb
-	$(BIN)/glc-bench rate --synthetic mini --bundle build/default.glcb tests/data/images/*.png
+	$(BIN)/glc-bench rate --ckpt $(DEMO) --bundle build/default.glcb tests/data/images/*.png
 	$(BIN)/glc-bench startup --bundle build/default.glcb --image tests/data/images/coffee_200x300.png
 
 clean:

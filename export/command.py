@@ -42,6 +42,9 @@ def export(
         typer.Option("--synthetic", help="Synthetic weights for this configuration instead of a checkpoint."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of synthetic weights.")] = 0,
+    label: Annotated[
+        str | None, typer.Option("--label", help="One line on the weights' origin; by default the file's name.")
+    ] = None,
     arithmetic: Annotated[
         _Arithmetic,
         typer.Option("--arithmetic", help="float: as published; streams decode only on the engine that made them."),
@@ -51,6 +54,8 @@ def export(
     ] = _Container.DIRECTORY,
 ) -> None:
     """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb."""
+    if label is not None and not label.isprintable():
+        raise typer.BadParameter("the label must be one line of printable text")
     reports: list[GraphReport] = []
     log = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -61,16 +66,16 @@ def export(
             progress.update(task, description=description, advance=1)
 
         if checkpoint is not None and synthetic is None:
-            model, label = load_checkpoint(checkpoint), ascii(checkpoint.name)[1:-1]
+            model, origin = load_checkpoint(checkpoint), ascii(checkpoint.name)[1:-1]
         elif synthetic is not None and checkpoint is None:
             model = synthetic_model(CONFIGS[synthetic.value], seed)
-            label = f"{synthetic.value} with synthetic weights, seed {seed}: shows no picture"
+            origin = f"{synthetic.value} with synthetic weights, seed {seed}: shows no picture"
         else:
             raise typer.BadParameter("give either --ckpt or --synthetic")
         bundle = export_bundle(
             model,
             output,
-            label=label,
+            label=origin if label is None else label,
             arithmetic=arithmetic.value,
             container=container.value,
             on_step=on_step,

@@ -89,3 +89,9 @@ def test_a_run_stops_and_goes_on(tmp_path: Path) -> None:
     assert again.position.stage_steps[3] == 3
     loaded = load_checkpoint(again.weights_file)
     assert loaded.config == SMALL
+
+
+def test_the_demonstration_checkpoint_is_the_recipes() -> None:
+    path = Path(__file__).parent.parent / "examples" / "train_demo" / "demo.safetensors"
+    assert path.stat().st_size <= 8 * 10**6
+    assert load_checkpoint(path).config == DEMO

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from examples.train_demo.features import FeatureDistance
 from examples.train_demo.metrics import ms_ssim
 from examples.train_demo.recipe import Recipe
 from torch import Tensor
@@ -29,12 +28,10 @@ class Distortion:
 
 
 class ImageDistortion:
-    """Squared error, structure, and features where they have a weight."""
+    """Squared error, and structure where it has a weight."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._structure_weight = recipe.structure_weight
-        self._feature_weight = recipe.feature_weight
-        self._features = FeatureDistance() if recipe.feature_weight > 0 else None
 
     def __call__(self, x_hat: Tensor, x: Tensor) -> Distortion:
         """x_hat, x (B, 3, H, W) in [-1, 1]."""
@@ -43,8 +40,6 @@ class ImageDistortion:
         if self._structure_weight > 0:
             structure = 1 - ms_ssim((x_hat + 1) * 127.5, (x + 1) * 127.5)
             total = total + self._structure_weight * structure
-        if self._features is not None:
-            total = total + self._feature_weight * self._features(x_hat, x)
         return Distortion(total, squared_error.detach(), None if structure is None else structure.detach())
 
 

@@ -65,8 +65,6 @@ class Recipe:
     """Stage III: weight of the image distortion against bits per pixel."""
     structure_weight: float = 800.0
     """1 - MS-SSIM against the mean squared error in units of 8-bit levels."""
-    feature_weight: float = 0.0
-    """Feature distance against the mean squared error in units of 8-bit levels."""
     codebook_share: float = 0.25
     """Stage I: share of crops that are decoded from the quantised latent."""
     latent_codebook_entries: int = 1024

@@ -227,7 +227,6 @@ def train(
     latent_lambdas: Annotated[str | None, typer.Option(help="Stage II, one number a quality.")] = None,
     image_lambdas: Annotated[str | None, typer.Option(help="Stage III, one number a quality.")] = None,
     structure_weight: Annotated[float, typer.Option(help="Weight of 1 - MS-SSIM.")] = _DEFAULTS.structure_weight,
-    feature_weight: Annotated[float, typer.Option(help="Weight of the feature distance.")] = _DEFAULTS.feature_weight,
     codebook_share: Annotated[float, typer.Option(help="Share of stage I's crops decoded from the codebook.")] = (
         _DEFAULTS.codebook_share
     ),
@@ -258,7 +257,6 @@ def train(
     recipe = Recipe(
         stages,
         structure_weight=structure_weight,
-        feature_weight=feature_weight,
         codebook_share=codebook_share,
         **weights,
     )

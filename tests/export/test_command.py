@@ -34,7 +34,7 @@ def checkpoint(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_path: Path) -> None:
-    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", "--arithmetic", "float", "--container", "zip")
+    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", "--label", "for tests", "--container", "zip")
     assert done.returncode == 0, done.stderr
     assert "ignored 1 training-only tensors" in done.stderr
     for column in ("graph", "parameters", "bytes", "largest float difference", "integers changed"):
@@ -42,7 +42,7 @@ def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_
     made, expected = Bundle.open(tmp_path / "model.glcb"), Bundle.open(mini_bundle)
     assert made.manifest.model_id == expected.manifest.model_id
     assert made.manifest.graphs == expected.manifest.graphs
-    assert made.manifest.label == "model.pth"
+    assert made.manifest.label == "for tests"
     assert [path.name for path in tmp_path.iterdir()] == ["model.glcb"]
 
 
