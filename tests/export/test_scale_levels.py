@@ -55,28 +55,28 @@ def test_every_row_is_symmetric_and_falls_away_from_zero() -> None:
         assert (np.diff(symbols[len(symbols) // 2 :]) <= 0).all()
 
 
-def test_the_reach_is_two_more_than_five_scales() -> None:
-    assert TABLE.reach.tolist() == [2 + math.ceil(5 * scale) for scale in SCALES]
+def test_the_reach_is_four_more_than_five_scales() -> None:
+    assert TABLE.reach.tolist() == [4 + math.ceil(5 * scale) for scale in SCALES]
 
 
-def test_probabilities_are_within_3e_5_of_the_normal_distribution() -> None:
+def test_probabilities_are_within_2e_4_of_the_normal_distribution() -> None:
     for scale, reach, row in zip(SCALES, TABLE.reach.tolist(), TABLE.frequencies, strict=True):
-        assert np.abs(row / 2**24 - normal_probabilities(scale, reach)).max() < 3e-5
+        assert np.abs(row / 2**24 - normal_probabilities(scale, reach)).max() < 2e-4
 
 
-def test_coding_normal_symbols_with_the_table_costs_less_than_3e_5_bits_above_their_entropy() -> None:
+def test_coding_normal_symbols_with_the_table_costs_no_more_above_their_entropy_than_the_floors_take() -> None:
     for scale, reach, row in zip(SCALES, TABLE.reach.tolist(), TABLE.frequencies, strict=True):
         p = normal_probabilities(scale, reach)
         p, q = p[p > 0], row[p > 0] / 2**24
-        assert (p * np.log2(p / q)).sum() < 3e-5
+        assert (p * np.log2(p / q)).sum() < 1e-5 * (2 * reach + 1) / math.log(2) * 1.02
 
 
 def test_small_scales_leave_outliers_the_floor_of_the_published_estimate() -> None:
     row, reach = TABLE.frequencies[0], int(TABLE.reach[0])
     centre = row[reach : reach + 4] / 2**24
     assert centre[1] == pytest.approx(1e-5, rel=0.3)
-    assert centre[2] == pytest.approx(1e-5 / 4, rel=0.05)
-    assert centre[3] == pytest.approx(1e-5 / 16, rel=0.1)
+    assert centre[2:] == pytest.approx(1e-5, rel=0.01)
+    assert row[-1] / 2**24 == pytest.approx(1e-5, rel=0.01)
 
 
 def test_level_of_finds_the_nearest_level_on_a_logarithmic_axis() -> None:
