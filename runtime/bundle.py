@@ -98,7 +98,7 @@ class Bundle:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
-                    raise BundleInvalid(f"{self.path}: tables.npz unpacks to more than {_MAX_TABLE_BYTES} bytes")
+                    raise BundleInvalid(f"it unpacks to more than {_MAX_TABLE_BYTES} bytes")
                 names = ("q_enc", "q_dec", "scale_reach", "scale_frequencies")
                 *rows, reach, frequencies = (_read_array(archive, f"{name}.npy") for name in names)
             scales = ScaleTable.from_arrays(reach, frequencies)
