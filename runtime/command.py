@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -93,7 +94,8 @@ def decode(
     _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
-        write_bytes(destination, encode_image(codec.decode(data, form=_form(bare)), destination))
+        image = codec.decode(data, form=_form(bare))
+    write_bytes(destination, encode_image(image, destination))
 
 
 @app.command()
@@ -110,13 +112,14 @@ def preview(
     _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, max_pixels) as codec:
-        write_bytes(destination, encode_image(codec.preview(data, form=_form(bare)), destination))
+        image = codec.preview(data, form=_form(bare))
+    write_bytes(destination, encode_image(image, destination))
 
 
 @app.command()
 def info(source: Source, bare: Bare = False, as_json: AsJson = False) -> None:
     """Tell what a bundle or a bitstream is; needs neither bundle nor engine."""
-    if source.is_dir() or (source != STANDARD_STREAM and read_bytes(source)[:2] == b"PK"):
+    if source.is_dir() or _is_zip(source):
         _print(source, _describe_bundle(Bundle.open(source)), as_json)
     else:
         _print(source, _describe_stream(inspect(read_bytes(source), _form(bare))), as_json)
@@ -184,6 +187,15 @@ def _require_image_output(destination: Path) -> None:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _require_output(destination)
+
+
+def _is_zip(source: Path) -> bool:
+    """Look at two bytes of a regular file: a pipe can be read once only, and a bundle may be large."""
+    if not source.is_file():
+        return False
+    with contextlib.suppress(OSError), source.open("rb") as file:
+        return file.read(2) == b"PK"
+    return False
 
 
 def _print(path: Path, fields: dict[str, Any], as_json: bool) -> None:
