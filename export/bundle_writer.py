@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 
 from glc.engines import Array, engine_loader
 from glc.errors import BundleError, BundleTooNew, OutputNotWritable
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
-from glc.export.onnx_graph import tensor_specs, to_onnx
+from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
 from glc.export.parity import Difference, compare, expected_runs, parity_sizes, test_image
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.runtime.bundle import MANIFEST, Bundle
@@ -137,8 +136,7 @@ def _export_graph(
     engine = engine_loader("onnxruntime").load(data)
     difference = compare(source.name, engine, runs)
     engine.close()
-    weights = onnx.load_model_from_string(data).graph.initializer
-    parameters = sum(int(np.prod(w.dims)) for w in weights if w.data_type == onnx.TensorProto.FLOAT)
+    parameters = weight_count(data)
     inputs, outputs = tensor_specs(data)
     file = writer.add(f"graphs/{source.name}.onnx", data)
     return GraphEntry(file, parameters, inputs, outputs), GraphReport(source.name, parameters, len(data), difference)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from glc.engines import EngineLoader, engine_loader
 from glc.errors import (
-    BundleNotFound,
     CorruptBitstream,
     EngineFailed,
     EngineMismatch,
@@ -43,6 +42,7 @@ from glc.runtime.bitstream import (
     write_stream,
 )
 from glc.runtime.bundle import Bundle
+from glc.runtime.default_model import default_bundle
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
 from glc.runtime.networks import HyperPrior, Networks, StageListener, interpolated_row
 from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
@@ -98,7 +98,8 @@ class Codec:
         """Open a bundle.
 
         Args:
-            bundle: its path; None takes the environment variable GLC_BUNDLE.
+            bundle: its path; None takes what the environment variable GLC_BUNDLE names, else the demonstration
+                model that the package carries.
             engine: "auto" or an engine's name.
             threads: CPU threads for one run; None takes all that this process may use.
             max_pixels: limit on width times height, in both directions.
@@ -108,9 +109,7 @@ class Codec:
             BundleError: the bundle is missing, malformed, too new or altered.
             EngineUnavailable: the engine is unknown or not installed.
         """
-        path = bundle or os.environ.get("GLC_BUNDLE")
-        if not path:
-            raise BundleNotFound("no bundle given: pass a path, or set the environment variable GLC_BUNDLE")
+        path = default_bundle() if bundle is None else bundle
         return cls(Bundle.open(path), engine_loader(engine, threads), max_pixels=max_pixels, on_stage=on_stage)
 
     @property

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from glc.errors import BundleNotFound
 from glc.runtime.bitstream import Form, StreamInfo, inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.default_model import BUNDLE_VARIABLE, default_photo
 from glc.runtime.files import require_place
 from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
 from glc.runtime.terminal import new_app, run
@@ -26,7 +26,10 @@ app = new_app("GLC: images below 0.04 bits per pixel.")
 _logger = logging.getLogger(__name__)
 
 BundlePath = Annotated[
-    Path | None, typer.Option("--bundle", "-b", envvar="GLC_BUNDLE", help="Bundle that glc-export wrote.")
+    Path | None,
+    typer.Option(
+        "--bundle", "-b", envvar=BUNDLE_VARIABLE, help="Bundle that glc-export wrote; a demonstration model by default."
+    ),
 ]
 EngineName = Annotated[str, typer.Option("--engine", help="auto or onnxruntime.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
@@ -142,18 +145,21 @@ def verify(
 
 @app.command()
 def demo(
-    images: Annotated[list[Path], typer.Argument(help="Photographs to encode and decode.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Photographs to encode and decode; one comes with the package.")
+    ] = None,
     bundle: BundlePath = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Comparison sheet, PNG.")] = Path("glc-demo.png"),
     engine: EngineName = "auto",
     threads: Threads = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
 ) -> None:
-    """Encode and decode photographs at every quality; print a table and draw a comparison sheet."""
+    """Encode and decode photographs at every quality; print a table, draw a sheet and a rate-distortion plot."""
     from glc.runtime.demo import run_demo
 
     _require_image_output(output)
-    run_demo(_bundle_path(bundle), images, output, engine=engine, threads=threads, max_pixels=max_pixels)
+    photos = images or [default_photo()]
+    run_demo(bundle, photos, output, engine=engine, threads=threads, max_pixels=max_pixels)
 
 
 def main() -> None:
@@ -161,14 +167,11 @@ def main() -> None:
     run(app, "glc")
 
 
-def _bundle_path(bundle: Path | None) -> Path:
-    if bundle is None:
-        raise BundleNotFound("no bundle given: add --bundle model.glcb, or set GLC_BUNDLE")
-    return bundle
-
-
 def _open(bundle: Path | None, engine: str, threads: int | None, max_pixels: int) -> Codec:
-    return Codec.open(_bundle_path(bundle), engine=engine, threads=threads, max_pixels=max_pixels)
+    codec = Codec.open(bundle, engine=engine, threads=threads, max_pixels=max_pixels)
+    if bundle is None:
+        _logger.info("no bundle given: %s", codec.bundle.manifest.label)
+    return codec
 
 
 def _form(bare: bool) -> Form:

@@ -1,13 +1,15 @@
-"""`glc demo`: photographs at every quality, as a table and a comparison sheet."""
+"""`glc demo`: photographs at every quality, as a table, a comparison sheet and a rate-distortion plot."""
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from glc.runtime.bitstream import inspect
 from glc.runtime.codec import Codec
+from glc.runtime.files import require_place
 from glc.runtime.images import encode_image, read_image, write_bytes
 from glc.runtime.terminal import results_console
 
@@ -29,6 +32,8 @@ _STAGES = {
 }
 """Columns of the table, and the stages that each adds up."""
 
+_JPEG_QUALITIES = (1, 3, 5, 8, 12)
+
 _TILE_WIDTH = 360
 _CAPTION_HEIGHT = 34
 
@@ -41,10 +46,19 @@ class _Tile:
     caption: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """One line of the rate-distortion plot."""
+
+    name: str
+    points: list[tuple[float, float]]
+    """bpp of the file, and PSNR in dB."""
+
+
 def run_demo(
-    bundle: Path, images: list[Path], output: Path, *, engine: str, threads: int | None, max_pixels: int
+    bundle: Path | None, images: list[Path], output: Path, *, engine: str, threads: int | None, max_pixels: int
 ) -> None:
-    """Encode and decode, print the table to stdout and write the sheet.
+    """Encode and decode, print the table to stdout, write the sheet and beside it the plot.
 
     Raises:
         GlcError: a bundle, engine, image or output cannot be used.
@@ -55,12 +69,15 @@ def run_demo(
         times[name] += duration_ms
 
     codec = Codec.open(bundle, engine=engine, threads=threads, max_pixels=max_pixels, on_stage=on_stage)
-    log = Console(stderr=True)
-    table = Table(title=f"{codec.bundle.manifest.label}\n{codec.engine}")
+    label = codec.bundle.manifest.label
+    plot = output.with_name(f"{output.stem}-rd.png")
+    require_place(plot)
+    table = Table(title=f"{label}\n{codec.engine}")
     for column in ("image", "size", "quality", "bytes", "bpp", "PSNR dB", *(f"{c} ms" for c in _STAGES)):
         table.add_column(column, justify="left" if column == "image" else "right", no_wrap=True)
     rows: list[list[_Tile]] = []
-    with codec, Progress(console=log, transient=True) as progress:
+    curves: list[_Curve] = []
+    with codec, Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("encode and decode", total=len(images) * codec.qualities)
         codec.warm_up()
         for path in images:
@@ -70,29 +87,53 @@ def run_demo(
             pixels = image.pixels
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             tiles = [_Tile(pixels, f"{path.name}, original\n{size}")]
+            ours, jpeg = _Curve(path.name, []), _Curve(f"{path.name}, JPEG", _jpeg_points(pixels))
             for quality in range(codec.qualities):
                 times.clear()
                 data = codec.encode(pixels, quality)
                 decoded = codec.decode(data)
-                bpp = inspect(data).bpp
+                stage_ms = [f"{sum(times[s] for s in stages):.1f}" for stages in _STAGES.values()]
+                bpp, psnr = inspect(data).bpp, _psnr(pixels, decoded)
                 if quality == 0:
                     tiles.append(_Tile(codec.preview(data), "preview\nfrom the z indices of quality 0"))
-                tiles.append(_Tile(decoded, f"quality {quality}\n{len(data)} bytes, {bpp:.4f} bpp"))
-                stage_ms = [f"{sum(times[s] for s in stages):.1f}" for stages in _STAGES.values()]
-                table.add_row(
-                    path.name,
-                    size,
-                    str(quality),
-                    str(len(data)),
-                    f"{bpp:.4f}",
-                    f"{_psnr(pixels, decoded):.2f}",
-                    *stage_ms,
-                )
+                tiles.append(_Tile(decoded, f"quality {quality}\n{len(data)} bytes, {bpp:.4f} bpp, {psnr:.1f} dB"))
+                ours.points.append((bpp, psnr))
+                table.add_row(path.name, size, str(quality), str(len(data)), f"{bpp:.4f}", f"{psnr:.2f}", *stage_ms)
                 progress.advance(task)
             rows.append(tiles)
-    write_bytes(output, encode_image(_sheet(rows, codec.bundle.manifest.label), output))
+            curves += [ours, jpeg]
+    write_bytes(output, encode_image(_sheet(rows, label), output))
+    write_bytes(plot, _plot(curves, label))
     results_console().print(table)
-    print(f"comparison sheet: {output}")
+    print(f"comparison sheet: {output}\nrate-distortion plot: {plot}")
+
+
+def _jpeg_points(pixels: NDArray[np.uint8]) -> list[tuple[float, float]]:
+    """JPEG's lowest qualities, which say where its files begin."""
+    points = []
+    for quality in _JPEG_QUALITIES:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True)
+        with Image.open(buffer) as decoded:
+            psnr = _psnr(pixels, np.asarray(decoded))
+        points.append((8 * len(buffer.getvalue()) / (pixels.shape[0] * pixels.shape[1]), psnr))
+    return points
+
+
+def _plot(curves: list[_Curve], label: str) -> bytes:
+    """A PNG: PSNR over bpp, ours solid and JPEG dashed in the same colour."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, curve in enumerate(curves):
+        bpp, psnr = zip(*curve.points, strict=True)
+        axes.plot(bpp, psnr, "o-" if number % 2 == 0 else "x--", color=f"C{number // 2}", label=curve.name)
+    axes.set(xscale="log", xlabel="bits per pixel, whole file", ylabel="PSNR in dB")
+    axes.set_title(label, fontsize="small")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:

@@ -13,6 +13,7 @@ from glc.export.blocks import Codebook
 _FOLLOW = 0.95
 _DEAD_BELOW = 0.1
 _RESEED_EVERY = 20
+_LEAST_SPREAD = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,10 +22,12 @@ class Quantised:
 
     values: Tensor
     """(B, N, h, w): entries in the forward pass, the identity in the backward pass."""
+    indices: Tensor
+    """(B, h, w) int32."""
     commitment: Tensor
     """(): mean squared distance of the input from its entries over the input's variance, which has no gradient."""
     shortfall: Tensor
-    """(): mean squared shortfall of the channels' standard deviations from 1: the input's, with a gradient."""
+    """(): squared shortfall of the spread of the input, over all channels, from its floor; with a gradient."""
     entropy: Tensor
     """(): entropy in bits of the indices in this batch."""
 
@@ -56,10 +59,12 @@ class TrainedCodebook(nn.Module):
         entries = codebook.lookup(indices).detach()
         # Relative, so that shrinking the input does not pay: a commitment in absolute terms draws it to a point.
         variance = z.detach().var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
-        shortfall = F.relu(1 - (z.var(dim=(0, 2, 3)) + 1e-6).sqrt()).square().mean()
+        shortfall = F.relu(_LEAST_SPREAD - (z.var(dim=(0, 2, 3)).mean() + 1e-6).sqrt()).square()
         share = torch.bincount(indices.reshape(-1), minlength=self.usage.numel()) / indices.numel()
         entropy = -(share * (share + 1e-12).log2()).sum()
-        return Quantised(z + (entries - z).detach(), beta * F.mse_loss(z, entries) / variance, shortfall, entropy)
+        return Quantised(
+            z + (entries - z).detach(), indices, beta * F.mse_loss(z, entries) / variance, shortfall, entropy
+        )
 
     @torch.no_grad()
     def _follow(self, vectors: Tensor, indices: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glc.export.autoencoder import Downsample, ResidualBlock, Upsample
+from glc.export.blocks import DepthConv, SubpixelUpsample
 from glc.export.config import GROUPS, ModelConfig
 from glc.export.model import GlcModel
 
@@ -19,9 +20,12 @@ BELOW_EPS = 1e-3
 _RESIDUAL_GAIN = 0.3
 _RIDGE = 1e-4
 _NOISE_GAIN = 0.3
-_LAST_OF_BRANCH = ("out_conv.weight", "conv_out.weight", "block.0.conv2.weight")
+_PRIOR_GAIN = 0.2
+_LIFT = 12.0
+"""Above what the latent reaches, so that a LeakyReLU is the identity."""
+_LAST_OF_BRANCH = ("out_conv.weight", "conv_out.weight", "block.0.conv2.weight", "subpel_conv.0.weight")
 _FIRST_SCALE = 0.7
-_FIRST_ROWS = (0.5, 1.5)
+_FIRST_ROWS = (0.3, 2.0)
 """q_enc of the lowest and the highest quality, in standard deviations of the latent."""
 
 
@@ -87,9 +91,9 @@ def fit_ends(model: GlcModel, x: Tensor) -> None:
 
 def _fit(conv: nn.Conv2d, features: Tensor, target: Tensor) -> None:
     """Regress the target on the features, position by position, and write that into the first output channels."""
-    rows = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    rows = _rows(features)
     rows = torch.cat((rows, torch.ones(len(rows), 1)), dim=1)
-    wanted = target.permute(0, 2, 3, 1).flatten(0, 2).double()
+    wanted = _rows(target)
     ridge = _RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(rows.t() @ rows + ridge, rows.t() @ wanted).t()
     count = target.shape[1]
@@ -104,12 +108,12 @@ def _convolution(module: nn.Module) -> nn.Conv2d:
     return module
 
 
-@torch.no_grad()
 def rotate_latent(model: GlcModel, batches: Iterable[Tensor]) -> None:
-    """Turn the latent to its principal axes, with zero mean and unit mean variance, leaving the picture as it is.
+    """Turn the latent to principal axes in which equal errors cost the picture equally, leaving the picture as it is.
 
-    The rotation is folded into quant_conv and its inverse into post_quant_conv. Transform coding then starts from
-    the best linear transform: its identity path meets channels of falling variance and no correlation.
+    The map is folded into quant_conv and its inverse into post_quant_conv. The latent then has zero mean and unit
+    mean variance, its squared error stands for the picture's, and the transform coding starts from the best linear
+    transform: its identity path meets channels of falling variance and no correlation.
 
     Args:
         model: with quant_conv; its auto-encoder is trained.
@@ -118,23 +122,99 @@ def rotate_latent(model: GlcModel, batches: Iterable[Tensor]) -> None:
     encoder, generator = model.vqgan.encoder, model.vqgan.generator
     if encoder.quant_conv is None or generator.post_quant_conv is None:
         return
-    latents = torch.cat([encoder(x).permute(0, 2, 3, 1).flatten(0, 2) for x in batches]).double()
-    mean = latents.mean(0)
-    values, axes = torch.linalg.eigh(torch.cov((latents - mean).t()))
-    axes = _spread_over_quarters(axes.flip(1))
-    scale = values.mean().sqrt()
-    _compose(encoder.quant_conv, (axes / scale).t(), -(axes / scale).t() @ mean, after=True)
-    _compose(generator.post_quant_conv, axes * scale, mean, after=False)
+    latents, slopes = [], []
+    for x in batches:
+        with torch.no_grad():
+            latent = encoder(x)
+        latent.requires_grad_(True)
+        picture = generator(latent)
+        # A white picture pulled back: its outer products average to J^T J, what a change of the latent costs.
+        (slope,) = torch.autograd.grad(picture, latent, torch.randn_like(picture))
+        latents.append(_rows(latent.detach()))
+        slopes.append(_rows(slope))
+    rows, slope_rows = torch.cat(latents), torch.cat(slopes)
+    mean = rows.mean(0)
+    cost = slope_rows.t() @ slope_rows / len(slope_rows)
+    cost += _RIDGE * cost.diagonal().mean() * torch.eye(len(cost), dtype=cost.dtype)
+    values, vectors = torch.linalg.eigh(cost)
+    root = vectors * values.sqrt() @ vectors.t()
+    weighed = (rows - mean) @ root
+    variances, axes = torch.linalg.eigh(weighed.t() @ weighed / len(weighed))
+    axes = _spread_over_quarters(axes.flip(1)) / variances.mean().sqrt()
+    there = axes.t() @ root
+    with torch.no_grad():
+        _compose(encoder.quant_conv, there, -there @ mean, after=True)
+        _compose(generator.post_quant_conv, torch.linalg.inv(there), mean, after=False)
 
 
 @torch.no_grad()
-def spread_hyper_latent(model: GlcModel, x: Tensor) -> None:
-    """Scale the hyper encoder's last convolution so that z has zero mean and unit variance over crops x."""
-    last = _convolution(model.hyper_enc[-1])
-    y = model.enc(model.vqgan.encoder(x), model.q_enc.mean(0, keepdim=True))
-    z = model.hyper_enc(y)
-    last.weight.div_(z.std((0, 2, 3)).clamp(min=1e-6).view(-1, 1, 1, 1))
-    last.bias.sub_(z.mean((0, 2, 3))).div_(z.std((0, 2, 3)).clamp(min=1e-6))  # type: ignore[union-attr]
+def start_priors(model: GlcModel) -> None:
+    """Let the priors start from the local mean: z averages 4x4 positions of y, and every part's means repeat it.
+
+    Branches that are not needed for it stay small and random. The preview from the z indices shows a mosaic of mean
+    colours at once; from a random start z tells nothing for so long that its means are never used.
+
+    Args:
+        model: its latent has been turned by `rotate_latent`.
+    """
+    n = model.config.latent_channels
+    for part in (
+        model.hyper_enc,
+        model.hyper_dec,
+        model.y_prior_fusion,
+        *model.spatial_adaptors,
+        model.y_spatial_prior,
+    ):
+        for name, parameter in part.named_parameters():
+            if name.endswith(_LAST_OF_BRANCH):
+                parameter.mul_(_PRIOR_GAIN)
+    for conv, sign in ((_convolution(model.hyper_enc[1]), 1), (_convolution(model.hyper_enc[3]), -1)):
+        conv.weight.mul_(_PRIOR_GAIN)
+        _start_as_identity(conv, slice(1, 3))
+        # Lifted over the LeakyReLU between the two, and let down again.
+        conv.bias.fill_(sign * _LIFT)  # type: ignore[union-attr]
+    for module in model.hyper_dec.modules():
+        if isinstance(module, SubpixelUpsample):
+            repeated = _convolution(module.upsample[0]).weight
+            repeated.mul_(_PRIOR_GAIN)
+            repeated[:, :, 0, 0] += torch.eye(n).repeat_interleave(4, dim=0)
+            module.conv.weight.mul_(_PRIOR_GAIN)
+    widen, split = (_adaptor(block) for block in model.y_prior_fusion)
+    _pass_on(widen, slice(n, 2 * n), slice(0, n))
+    _pass_on(split, slice(2 * n, 3 * n), slice(n, 2 * n))
+    _pass_on(model.y_spatial_prior_reduction, slice(0, n), slice(2 * n, 3 * n))
+    for adaptor in model.spatial_adaptors:
+        # y_hat stands where the scales come out: a branch takes it away, so that the scales start as a constant.
+        branch = _depth_conv(adaptor)
+        first, depth, last = _convolution(branch.conv1[0]), branch.depth_conv, branch.conv2
+        channels = torch.arange(n)
+        first.weight[:n] = 0
+        first.weight[channels, channels] = 1
+        first.bias[:n] = _LIFT  # type: ignore[index]
+        depth.weight[:n] = 0
+        depth.weight[:n, :, 1, 1] = 1
+        depth.bias[:n] = -_LIFT  # type: ignore[index]
+        last.weight[channels, channels] -= 1
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, N, h, w) -> (B h w, N) float64."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2).double()
+
+
+def _depth_conv(block: nn.Module) -> DepthConv:
+    return next(m for m in block.modules() if isinstance(m, DepthConv))
+
+
+def _adaptor(block: nn.Module) -> nn.Conv2d:
+    return _convolution(_depth_conv(block).adaptor or block)
+
+
+def _pass_on(conv: nn.Conv2d, out: slice, into: slice) -> None:
+    """Hand channels on as they are; what else the 1x1 convolution does starts small."""
+    conv.weight.mul_(_PRIOR_GAIN)
+    conv.weight[out] = 0
+    conv.weight[out, into, 0, 0] = torch.eye(out.stop - out.start)
 
 
 def _spread_over_quarters(axes: Tensor) -> Tensor:

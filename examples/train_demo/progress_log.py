@@ -5,7 +5,19 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-COLUMNS = ("stage", "step", "seconds", "learning_rate", "loss", "bpp", "psnr", "structure", "latent_error", "entropy_z")
+COLUMNS = (
+    "stage",
+    "step",
+    "seconds",
+    "learning_rate",
+    "loss",
+    "bpp",
+    "psnr",
+    "structure",
+    "latent_error",
+    "entropy_z",
+    "code_nats",
+)
 """Fields of a line: means over the steps since the line before; empty where a stage has no such number.
 
 `step` and `seconds` count within the stage; bpp is the estimate of the latent's rate without the hyper latent.

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from glc.export.config import ModelConfig
 
 DEMO = ModelConfig(
-    latent_channels=48,
+    latent_channels=32,
     base_channels=32,
     # 64 channels at full resolution: with 32, each of the 32 groups of the last GroupNorm is one channel, and the
     # mean colour of the picture is normalised away.
-    channel_multipliers=(2, 1, 2, 3, 3),
+    channel_multipliers=(2, 1, 3, 4),
     encoder_blocks=1,
     decoder_blocks=1,
-    attention_levels=(4,),
+    attention_levels=(3,),
     codebook_entries=256,
     qualities=4,
     swish_before_last=True,
     quant_conv=True,
 )
-"""The configuration of the embedded default: f = 16, less than 4 M parameters."""
+"""The configuration of the embedded default: f = 8, less than 4 M parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Recipe:
     """Stage number -> its batches and steps."""
     latent_lambdas: tuple[float, ...] = (0.12, 0.3, 0.7, 1.6)
     """Stage II: weight of the latent's squared error, relative to its variance, against bits per pixel."""
+    code_weight: float = 0.02
+    """Stage II: weight of the code prediction's cross-entropy in nats beside the latent's relative error."""
     image_lambdas: tuple[float, ...] = (0.0001, 0.0006, 0.0025, 0.008)
     """Stage III: weight of the image distortion against bits per pixel."""
     structure_weight: float = 800.0
@@ -68,7 +70,7 @@ class Recipe:
     codebook_share: float = 0.25
     """Stage I: share of crops that are decoded from the quantised latent."""
     latent_codebook_entries: int = 1024
-    """Stage I: entries of the latent codebook, which is used in training alone."""
+    """Entries of the latent codebook, which is used in training alone."""
     commitment: float = 0.25
     """Beta of the codebook losses."""
     hyper_weight: float = 0.3

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from examples.train_demo.codebook import Quantised, TrainedCodebook
 from examples.train_demo.fast_norm import use_fast_norms
 from examples.train_demo.losses import ImageDistortion
@@ -37,6 +38,7 @@ class Stages(nn.Module):
         self.latent_codebook = Codebook(recipe.latent_codebook_entries, model.config.latent_channels)
         self.latent_vq = TrainedCodebook(self.latent_codebook)
         self.hyper_vq = TrainedCodebook(model.z_vq)
+        self.code_predictor = _code_predictor(model.config.latent_channels, recipe.latent_codebook_entries)
         self._recipe = recipe
         self._distortion = ImageDistortion(recipe)
         self._masks = lru_cache(maxsize=8)(part_masks)
@@ -50,7 +52,8 @@ class Stages(nn.Module):
         if stage != 3:
             names = [name for name in names if name.startswith("vqgan.") == (stage == 1)]
         parameters = dict(self.model.named_parameters())
-        return [parameters[name] for name in names]
+        predictor = list(self.code_predictor.parameters()) if stage == 2 else []
+        return [parameters[name] for name in names] + predictor
 
     def step(self, stage: int, x: Tensor) -> StepResult:
         """Compute the loss of one batch x (B, 3, H, W) in [-1, 1]."""
@@ -75,8 +78,11 @@ class Stages(nn.Module):
         coded = self._code(latent, quality)
         bpp = coded.bits / (x.shape[2] * x.shape[3])
         error = (coded.latent - latent).square().mean((1, 2, 3)) / latent.var()
+        # The codebook follows the fixed latent; which entry stands where must be readable from the decoded one.
+        codes = self.latent_vq(latent, self._recipe.commitment).indices.long()
+        missed = F.cross_entropy(self.code_predictor(coded.latent), codes, reduction="none").mean((1, 2))
         lambdas = torch.tensor(self._recipe.latent_lambdas)[quality]
-        loss = (bpp + lambdas * error).mean() + self._hyper_loss(coded, x)
+        loss = (bpp + lambdas * (error + self._recipe.code_weight * missed)).mean() + self._hyper_loss(coded, x)
         return StepResult(
             loss,
             {
@@ -84,6 +90,7 @@ class Stages(nn.Module):
                 "bpp": float(bpp.detach().mean()),
                 "latent_error": float(error.detach().mean()),
                 "entropy_z": float(coded.z.entropy.detach()),
+                "code_nats": float(missed.detach().mean()),
             },
         )
 
@@ -147,6 +154,12 @@ class _Coded:
     bits: Tensor
     hyper_bits: Tensor
     z: Quantised
+
+
+def _code_predictor(channels: int, entries: int) -> nn.Module:
+    """Latent (B, N, h, w) -> log-odds of every entry of the latent codebook (B, entries, h, w)."""
+    width = 4 * channels
+    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, entries, 1))
 
 
 def average_weights(average: dict[str, Tensor], model: GlcModel, decay: float) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from examples.train_demo.data import CropSource
-from examples.train_demo.initialise import BELOW_EPS, below_eps, fit_ends, new_model, rotate_latent, spread_hyper_latent
+from examples.train_demo.initialise import BELOW_EPS, below_eps, fit_ends, new_model, rotate_latent, start_priors
 from examples.train_demo.progress_log import ProgressLog, plot_log
 from examples.train_demo.recipe import DEFAULT_STAGES, DEMO, Leg, Recipe, parse_plan
 from examples.train_demo.stages import Stages, average_weights
@@ -28,6 +28,7 @@ from examples.train_demo.state import (
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from glc.export import load_checkpoint
 from glc.export.config import ModelConfig
 
 _LOG_EVERY = 20
@@ -59,6 +60,7 @@ class Trainer:
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[str, Any] | None = None
         self._stopping = False
+        self._drawn = True
         self._log = ProgressLog(folder / "log.csv")
         self._console = Console(stderr=True)
 
@@ -86,6 +88,21 @@ class Trainer:
         self.position = position_from_plain(state["position"])
         self._optimiser_state = state["optimiser"]
         torch.set_rng_state(state["random"])
+        self._drawn = state["drawn"]
+
+    def load_weights(self, path: Path) -> None:
+        """Begin with a trained checkpoint, all of whose stages have been through, instead of drawn weights.
+
+        Raises:
+            GlcError: the file is no checkpoint.
+            ValueError: it is of another configuration.
+        """
+        trained = load_checkpoint(path)
+        if trained.config != self._config:
+            raise ValueError(f"{path} is of another configuration: {trained.config}")
+        self.stages.model.load_state_dict(trained.state_dict())
+        self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
+        self._drawn = False
 
     def start(self, plan: tuple[Leg, ...]) -> None:
         """Begin a plan with the current weights; steps and minutes of earlier plans still count for the stages."""
@@ -101,6 +118,7 @@ class Trainer:
             "position": position_to_plain(self.position),
             "optimiser": None if self._optimiser is None else self._optimiser.state_dict(),
             "random": torch.get_rng_state(),
+            "drawn": self._drawn,
         }
         save_state(self.state_file, state)
         save_weights(self.weights_file, self._average)
@@ -120,10 +138,10 @@ class Trainer:
         # Another seed after a pause, so that a resumed leg does not see the same crops again.
         done = sum(position.stage_steps.values())
         batches = iter(CropSource(self._data, settings.crop, settings.batch, self._seed + done))
-        if not position.stage_steps:
+        if self._drawn and not position.stage_steps:
             fit_ends(self.stages.model, torch.cat(list(islice(batches, -(-16 // settings.batch)))))
             self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
-        if leg.stage == 2 and position.leg_steps == 0 and not position.stage_steps.get(2):
+        if self._drawn and leg.stage == 2 and not position.stage_steps.get(2):
             self._enter_transform_coding(list(islice(batches, 16)))
         trained = self.stages.trained(leg.stage)
         self.stages.requires_grad_(False)
@@ -198,7 +216,7 @@ class Trainer:
         """Start from the averaged auto-encoder, its latent turned to its principal axes."""
         self.stages.model.load_state_dict(self._average)
         rotate_latent(self.stages.model, batches)
-        spread_hyper_latent(self.stages.model, batches[0])
+        start_priors(self.stages.model)
         self._average = {name: p.detach().clone() for name, p in self.stages.model.named_parameters()}
 
     def _progress(self) -> Progress:
@@ -212,6 +230,9 @@ def train(
     plan: Annotated[
         str | None,
         typer.Option(help='Legs as STAGE:MINUTES, e.g. "1:15,2:10,3:20"; without it, the saved plan goes on.'),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint to begin with, such as demo.safetensors; for a new state.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Most steps a leg, whatever its minutes.")] = None,
     latent_channels: Annotated[int, typer.Option(help="N, a multiple of 4.")] = DEMO.latent_channels,
@@ -251,19 +272,21 @@ def train(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     stages = {number: replace(settings, **changes) for number, settings in DEFAULT_STAGES.items()}
     lambdas = {"latent_lambdas": latent_lambdas, "image_lambdas": image_lambdas}
-    weights: dict[str, Any] = {
+    weighing: dict[str, Any] = {
         name: tuple(float(v) for v in text.split(",")) for name, text in lambdas.items() if text is not None
     }
     recipe = Recipe(
         stages,
         structure_weight=structure_weight,
         codebook_share=codebook_share,
-        **weights,
+        **weighing,
     )
     state.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, recipe, data, state, seed)
     if trainer.state_file.exists():
         trainer.resume()
+    elif weights is not None:
+        trainer.load_weights(weights)
     if plan is not None:
         trainer.start(parse_plan(plan))
     trainer.run(steps)

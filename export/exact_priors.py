@@ -1,0 +1,101 @@
+"""All that decoding depends on, in integers: codebook, programs of the four parts, tables of scale indices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.export.exact_calibration import Ranges, calibrate
+from glc.export.exact_program import (
+    CONTEXT,
+    PARAMS,
+    SCALES_MEANS,
+    Y_HAT,
+    Z_HAT,
+    hyper_prior_program,
+    spatial_prior_program,
+)
+from glc.export.exact_weights import LARGEST_ACTIVATION, ExactProgram, Integers, convert, exponents_for
+from glc.export.model import GlcModel
+from glc.runtime.scale_table import ScaleGrid
+
+MEAN_EXPONENT = 8
+"""Means, and with them y_hat, are multiples of 2^-8 at the finest."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactPrior:
+    """The prior of one part."""
+
+    program: ExactProgram
+    result: str
+    """Tensor that holds scales and means (part 0: and quant_step before them)."""
+    index_table: NDArray[np.uint8]
+    """(rows, limit + 1): scale index of each positive integer at one exponent."""
+    index_rows: Integers
+    """(N,): row of each channel of the scales."""
+
+    @property
+    def exponents(self) -> Integers:
+        """Of `result`."""
+        return self.program.exponents[self.result]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactPriors:
+    """The priors of all parts."""
+
+    codebook: Integers
+    """(M, N)."""
+    hyper: ExactPrior
+    spatial: tuple[ExactPrior, ExactPrior, ExactPrior]
+
+
+def exact_priors(model: GlcModel, images: Iterable[NDArray[np.uint8]], grid: ScaleGrid) -> ExactPriors:
+    """Convert the prior networks of a model.
+
+    Args:
+        model: float32 model.
+        images: (H, W, 3) uint8 each, to calibrate on.
+        grid: of the scale table.
+
+    Raises:
+        ExportError: weights that have no integer form within the bound.
+        ValueError: there is no image.
+    """
+    hyper_ranges, spatial_ranges = calibrate(model, images)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    n = model.config.latent_channels
+    entries = weights["z_vq.embedding.weight"].astype(np.float64)
+    # No margin is needed: nothing else than the entries can occur.
+    limit = min(LARGEST_ACTIVATION, math.isqrt(int(1.6e8) // n))
+    z_exponents = exponents_for(np.abs(entries).max(0) / 1.25, limit)
+    codebook = np.rint(np.ldexp(entries, z_exponents)).astype(np.int64)
+    program = convert(hyper_prior_program(weights), weights, hyper_ranges, {Z_HAT: (z_exponents, limit)})
+    hyper = _prior(program, PARAMS, slice(n, 2 * n), grid)
+    context = (program.exponents[CONTEXT], program.limits[CONTEXT])
+    y_hat = (np.full(n, MEAN_EXPONENT), 1 << 22)
+    spatial = []
+    for part, ranges in enumerate(spatial_ranges, start=1):
+        widened: Ranges = {**ranges, "known": np.maximum(ranges["known"], 1.0)}
+        program = convert(spatial_prior_program(part, weights), weights, widened, {Y_HAT: y_hat, CONTEXT: context})
+        spatial.append(_prior(program, SCALES_MEANS, slice(0, n), grid))
+    first, second, third = spatial
+    return ExactPriors(codebook, hyper, (first, second, third))
+
+
+def _prior(program: ExactProgram, result: str, scales: slice, grid: ScaleGrid) -> ExactPrior:
+    exponents, rows = np.unique(program.exponents[result][scales], return_inverse=True)
+    values = np.arange(program.limits[result] + 1, dtype=np.float64)
+    table = np.stack([_indices(np.ldexp(values, -exponent), grid) for exponent in exponents])
+    return ExactPrior(program, result, table, rows.astype(np.int64))
+
+
+def _indices(scales: NDArray[np.float64], grid: ScaleGrid) -> NDArray[np.uint8]:
+    """Nearest level on a logarithmic axis, as in `glc.export.graphs.scale_indices`."""
+    position = np.log(np.maximum(scales, 1e-5) / grid.smallest) / math.log(grid.ratio)
+    return np.clip(np.rint(position), 0, grid.levels - 1).astype(np.uint8)
