@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from glc.errors import ModelMismatch
 from glc.export import GlcModel, reference
-from glc.export.bundle_writer import model_id
+from glc.export.bundle_writer import checkpoint_id
 from glc.export.graphs import interpolated_row
 from glc.export.model import MIN_QUANT_STEP
 from glc.export.scale_levels import DEFAULT_GRID, level_of
@@ -69,7 +69,7 @@ def measure_rate(model: GlcModel, bundle: Path, images: list[Path]) -> list[Rate
     rows: list[RateRow] = []
     with Codec.open(bundle) as codec:
         table = codec.bundle.tables().scales
-        if codec.bundle.manifest.model_id != model_id(model, table):
+        if codec.bundle.manifest.checkpoint_id != checkpoint_id(model):
             raise ModelMismatch(f"{bundle} was not exported from this model; export it again")
         for path in images:
             pixels = read_image(path, DEFAULT_MAX_PIXELS).pixels

@@ -5,28 +5,40 @@ from __future__ import annotations
 from glc.engines.protocol import Array, Engine, EngineLoader, TensorSpec
 from glc.errors import EngineUnavailable
 
-__all__ = ["ENGINE_NAMES", "Array", "Engine", "EngineLoader", "TensorSpec", "engine_loader"]
+__all__ = ["ENGINE_NAMES", "PRECISIONS", "Array", "Engine", "EngineLoader", "TensorSpec", "engine_loader"]
 
-ENGINE_NAMES = ("auto", "onnxruntime")
+ENGINE_NAMES = ("auto", "onnxruntime", "openvino")
 """What `engine_loader` takes."""
 
+PRECISIONS = ("f32", "f16", "bf16")
+"""Of the image graphs; exact graphs run at one that holds their integers."""
 
-def engine_loader(name: str = "auto", threads: int | None = None) -> EngineLoader:
+
+def engine_loader(name: str = "auto", threads: int | None = None, precision: str | None = None) -> EngineLoader:
     """Choose an engine.
 
     Args:
-        name: one of `ENGINE_NAMES`; "auto" takes the fastest that is installed.
+        name: one of `ENGINE_NAMES`; "auto" takes onnxruntime.
         threads: CPU threads for one run; None takes all that this process may use.
+        precision: one of `PRECISIONS`; None takes f32.
 
     Raises:
-        EngineUnavailable: no such engine, or its package is not installed.
-        ValueError: threads is not positive.
+        EngineUnavailable: no such engine, its package is not installed, or it cannot compute in this precision here.
+        ValueError: threads is not positive, or there is no such precision.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1; got {threads}")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if name not in ENGINE_NAMES:
         raise EngineUnavailable(f"no engine is called {name!r}; choose one of {', '.join(ENGINE_NAMES)}")
     # The import is what needs the SDK, so it happens only once that SDK was chosen.
+    if name == "openvino":
+        from glc.engines.ov import OvLoader
+
+        return OvLoader(threads, precision)
     from glc.engines.ort import OrtLoader
 
+    if precision not in (None, "f32"):
+        raise EngineUnavailable(f"engine onnxruntime computes in f32 only, not in {precision}: choose openvino")
     return OrtLoader(threads)

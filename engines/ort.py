@@ -66,7 +66,7 @@ class OrtLoader:
         """All that its float results may depend on."""
         return f"onnxruntime {onnxruntime.__version__} float32, {self._threads} threads, {processor_name()}"
 
-    def load(self, graph: bytes) -> Engine:
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:  # noqa: ARG002 - float32 is exact as it is
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads

@@ -80,8 +80,12 @@ class EngineLoader(Protocol):
         """All that its float results may depend on: SDK, version, precision, threads, processor."""
         ...
 
-    def load(self, graph: bytes) -> Engine:
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph.
+
+        Args:
+            graph: the file's content.
+            exact: whether it must compute in exact arithmetic, whatever the precision of the others.
 
         Raises:
             EngineRejectedGraph: the SDK cannot load it.

@@ -6,33 +6,42 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glc.engines import Array, engine_loader
 from glc.errors import BundleError, BundleTooNew, OutputNotWritable
+from glc.export.conformance import conformance_cases
+from glc.export.exact_graphs import exact_graphs
+from glc.export.exact_priors import ExactPriors, exact_priors
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
 from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
 from glc.export.parity import Difference, compare, expected_runs, parity_sizes, test_image
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.runtime.bundle import MANIFEST, Bundle
+from glc.runtime.codec import DEFAULT_MAX_PIXELS
+from glc.runtime.conformance import require_conformance
+from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import staged
-from glc.runtime.manifest import CodecConfig, FileEntry, GraphEntry, Manifest
+from glc.runtime.images import read_image
+from glc.runtime.manifest import ArithmeticName, CodecConfig, FileEntry, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
 
 _TABLES = "tables.npz"
+_CONFORMANCE = "conformance.npz"
 _DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior")
 """Tensors that decide what a payload means; all others may change without touching a stream."""
 
 
-EXPORT_STEPS = 8
-"""Calls of `on_step`: torch at three sizes, six graphs, the manifest."""
+EXPORT_STEPS = 9
+"""Calls of `on_step` at most: calibration, torch at three sizes, six graphs, the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,8 @@ def export_bundle(
     out: str | os.PathLike[str],
     *,
     label: str = "unnamed checkpoint",
-    arithmetic: Literal["float"] = "float",
+    arithmetic: ArithmeticName = "exact",
+    calibrate: Sequence[NDArray[np.uint8]] | None = None,
     container: Literal["directory", "zip"] = "directory",
     on_step: Callable[[str], None] = lambda _: None,
     on_graph: Callable[[GraphReport], None] = lambda _: None,
@@ -61,7 +71,8 @@ def export_bundle(
         model: from `load_checkpoint` or `synthetic_model`.
         out: path of the bundle, by custom `*.glcb`; an existing bundle is replaced.
         label: one line that tells people where the weights come from.
-        arithmetic: of the prior networks; "float" is the published model's.
+        arithmetic: of the prior networks; "exact" streams decode on every engine, "float" is the published model's.
+        calibrate: (H, W, 3) uint8 each, to choose the ranges of exact arithmetic; the packaged photographs by default.
         container: a directory, or the same files in one zip.
         on_step: called with a description before each step.
         on_graph: called with the result of each graph.
@@ -75,13 +86,21 @@ def export_bundle(
         ValueError: unknown arithmetic or container, or an unprintable label.
     """
     target = Path(out)
-    if arithmetic != "float" or container not in ("directory", "zip"):
+    if arithmetic not in ("exact", "float") or container not in ("directory", "zip"):
         raise ValueError(f"unknown arithmetic {arithmetic!r} or container {container!r}")
     if not label.isprintable():
         raise ValueError(f"label must be one line of printable text; got {label!r}")
     _require_replaceable(target)
     table = build_scale_table(DEFAULT_GRID)
-    sources = float_graphs(model, DEFAULT_GRID)
+    if arithmetic == "exact":
+        on_step("calibrate")
+        if calibrate is None:
+            calibrate = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in packaged_photos()]
+        priors = exact_priors(model, calibrate, DEFAULT_GRID)
+        sources, cases = exact_graphs(model, priors), conformance_cases(priors)
+    else:
+        priors = None
+        sources, cases = float_graphs(model, DEFAULT_GRID), {}
 
     on_step("run torch at three sizes")
     last = model.config.qualities - 1
@@ -92,12 +111,13 @@ def export_bundle(
         graphs: dict[str, GraphEntry] = {}
         for source in sources:
             on_step(f"export {source.name}")
-            entry, report = _export_graph(source, [run[source.name] for run in runs], writer)
+            entry, report = _export_graph(source, [run[source.name] for run in runs], cases.get(source.name), writer)
             graphs[source.name] = entry
             on_graph(report)
         on_step("write manifest")
         manifest = Manifest(
-            model_id=model_id(model, table),
+            model_id=model_id(model, table, priors),
+            checkpoint_id=checkpoint_id(model),
             label=label,
             arithmetic=arithmetic,
             parameters=sum(tensor.numel() for tensor in model.parameters()),
@@ -110,19 +130,34 @@ def export_bundle(
             ),
             graphs=graphs,
             tables=writer.add(_TABLES, _tables(model, table)),
+            conformance=writer.add(_CONFORMANCE, _conformance(cases)) if cases else None,
             producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
         )
         writer.add(MANIFEST, manifest.to_json().encode())
     return Bundle.open(target)
 
 
-def model_id(model: GlcModel, table: ScaleTable) -> str:
-    """SHA-256 over what decoding depends on: prior networks, codebook, scale table; no producer's version."""
-    digest = hashlib.sha256(b"glc model 1: float arithmetic")
+def model_id(model: GlcModel, table: ScaleTable, priors: ExactPriors | None = None) -> str:
+    """SHA-256 over what decoding depends on: prior networks, codebook, scale table; no producer's version.
+
+    With `priors` that is their integers, else the model's float weights.
+    """
+    if priors is not None:
+        return _digest("glc model 1: exact arithmetic", priors.arrays() | table.to_arrays())
     arrays = {
         name: tensor.numpy() for name, tensor in model.state_dict().items() if name.startswith(_DECODING_PREFIXES)
     }
-    for name, array in sorted((arrays | table.to_arrays()).items()):
+    return _digest("glc model 1: float arithmetic", arrays | table.to_arrays())
+
+
+def checkpoint_id(model: GlcModel) -> str:
+    """SHA-256 over all weights of a model."""
+    return _digest("glc checkpoint 1", {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+
+
+def _digest(start: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256(start.encode())
+    for name, array in sorted(arrays.items()):
         little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
         digest.update(little_endian.tobytes())
@@ -130,11 +165,17 @@ def model_id(model: GlcModel, table: ScaleTable) -> str:
 
 
 def _export_graph(
-    source: GraphSource, runs: list[tuple[dict[str, Array], dict[str, Array]]], writer: _Writer
+    source: GraphSource,
+    runs: list[tuple[dict[str, Array], dict[str, Array]]],
+    case: Mapping[str, Array] | None,
+    writer: _Writer,
 ) -> tuple[GraphEntry, GraphReport]:
     data = to_onnx(source.module, source.inputs, source.outputs)
-    engine = engine_loader("onnxruntime").load(data)
-    difference = compare(source.name, engine, runs)
+    loader = engine_loader("onnxruntime")
+    engine = loader.load(data)
+    difference = compare(source.name, engine, runs, exact=case is not None)
+    if case is not None:
+        require_conformance(source.name, engine, loader.fingerprint, case)
     engine.close()
     parameters = weight_count(data)
     inputs, outputs = tensor_specs(data)
@@ -148,6 +189,13 @@ def _tables(model: GlcModel, table: ScaleTable) -> bytes:
         name: getattr(model, name).detach().numpy().reshape(model.config.qualities, -1) for name in ("q_enc", "q_dec")
     }
     np.savez(buffer, **rows, **table.to_arrays())  # type: ignore[arg-type] # not the keyword that it takes
+    return buffer.getvalue()
+
+
+def _conformance(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
+    buffer = io.BytesIO()
+    arrays = {f"{graph}.{name}": array for graph, case in cases.items() for name, array in case.items()}
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type] # not the keyword that it takes
     return buffer.getvalue()
 
 

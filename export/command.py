@@ -14,12 +14,15 @@ from rich.table import Table
 from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
 from glc.export.checkpoint import load_checkpoint
 from glc.export.synthetic import CONFIGS, synthetic_model
+from glc.runtime.codec import DEFAULT_MAX_PIXELS
+from glc.runtime.images import images_in, read_image
 from glc.runtime.terminal import new_app, results_console, run
 
 app = new_app("Export a GLC checkpoint as a bundle of ONNX graphs and tables.")
 
 
 class _Arithmetic(enum.StrEnum):
+    EXACT = "exact"
     FLOAT = "float"
 
 
@@ -47,8 +50,20 @@ def export(
     ] = None,
     arithmetic: Annotated[
         _Arithmetic,
-        typer.Option("--arithmetic", help="float: as published; streams decode only on the engine that made them."),
-    ] = _Arithmetic.FLOAT,
+        typer.Option(
+            "--arithmetic",
+            help="exact: streams decode on every engine. float: as published; they decode where they were made.",
+        ),
+    ] = _Arithmetic.EXACT,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            exists=True,
+            file_okay=False,
+            help="Images for the ranges of exact arithmetic; some are built in.",
+        ),
+    ] = None,
     container: Annotated[
         _Container, typer.Option("--container", help="Write a directory, or the same files in one zip.")
     ] = _Container.DIRECTORY,
@@ -56,6 +71,9 @@ def export(
     """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb."""
     if label is not None and not label.isprintable():
         raise typer.BadParameter("the label must be one line of printable text")
+    if calibrate is not None and arithmetic is not _Arithmetic.EXACT:
+        raise typer.BadParameter("--calibrate belongs to --arithmetic exact")
+    images = None if calibrate is None else [read_image(p, DEFAULT_MAX_PIXELS).pixels for p in images_in(calibrate)]
     reports: list[GraphReport] = []
     log = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -77,6 +95,7 @@ def export(
             output,
             label=origin if label is None else label,
             arithmetic=arithmetic.value,
+            calibrate=images,
             container=container.value,
             on_step=on_step,
             on_graph=reports.append,

@@ -88,8 +88,9 @@ def calibrate(model: GlcModel, images: Iterable[NDArray[np.uint8]]) -> tuple[Ran
     watches = [_Watch() for _ in range(4)]
     analysis = Analysis(model)
     for image in images:
+        latent = analysis.latent(torch.from_numpy(image.copy())[None])
         for quality in range(model.config.qualities):
-            y, z_indices = analysis(torch.from_numpy(image.copy())[None], interpolated_row(model.q_enc, quality))
+            y, z_indices = analysis.coded(latent, interpolated_row(model.q_enc, quality))
             tensors = run_float(hyper, weights, {Z_HAT: model.z_vq.lookup(z_indices)})
             watches[0].see(tensors)
             quant_step, _, means = tensors[PARAMS].chunk(3, dim=1)

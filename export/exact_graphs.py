@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from glc.export.exact_priors import ExactPrior, ExactPriors
 from glc.export.exact_program import CONTEXT, PARAMS, SCALES_MEANS, Y_HAT, Z_HAT, Concat, Conv, Gate, Leaky, Shuffle
 from glc.export.exact_weights import ExactConv, ExactProgram, Integers
-from glc.export.graphs import compact_part
-from glc.export.model import MIN_QUANT_STEP
+from glc.export.graphs import GraphSource, bundle_graphs, compact_part
+from glc.export.model import MIN_QUANT_STEP, GlcModel
 
 _SMALL_SLOPE = 2.0**-7
 _LARGE_SLOPE = 3 / 32
+
+
+def exact_graphs(model: GlcModel, priors: ExactPriors) -> tuple[GraphSource, ...]:
+    """All graphs of a bundle in exact arithmetic, in the order in which an image passes them."""
+    spatial = [ExactSpatialPrior(prior, part) for part, prior in enumerate(priors.spatial, start=1)]
+    return bundle_graphs(model, ExactHyperPrior(priors), spatial)
 
 
 class ExactHyperPrior(nn.Module):

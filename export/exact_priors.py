@@ -54,6 +54,19 @@ class ExactPriors:
     hyper: ExactPrior
     spatial: tuple[ExactPrior, ExactPrior, ExactPrior]
 
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All integers, under names, for the identity of the model."""
+        arrays: dict[str, NDArray[np.generic]] = {"codebook": self.codebook}
+        for part, prior in enumerate((self.hyper, *self.spatial)):
+            program = prior.program
+            arrays[f"{part} index_table"], arrays[f"{part} index_rows"] = prior.index_table, prior.index_rows
+            for name, conv in program.convs.items():
+                arrays |= {f"{part} {name} {field}": getattr(conv, field) for field in ("weight", "bias", "shift")}
+            for name, exponents in program.exponents.items():
+                arrays[f"{part} {name} exponents"] = exponents
+                arrays[f"{part} {name} limit"] = np.asarray(program.limits[name])
+        return arrays
+
 
 def exact_priors(model: GlcModel, images: Iterable[NDArray[np.uint8]], grid: ScaleGrid) -> ExactPriors:
     """Convert the prior networks of a model.

@@ -106,7 +106,8 @@ def _divide(x: Integers, shift: Integers | np.int64) -> Integers:
     floor = x >> down
     twice = (x - (floor << down)) * 2
     half = np.int64(1) << down
-    return floor + ((twice > half) | ((twice == half) & (floor & 1 == 1)))
+    result: Integers = floor + ((twice > half) | ((twice == half) & (floor & 1 == 1)))
+    return result
 
 
 def _require_bound(name: str, sums: Integers) -> None:

@@ -6,12 +6,13 @@
     synthesis        y_hat, q_row              -> image
 
 Only `hyper_prior` and `spatial_prior_k` decide what a bitstream means. `FloatHyperPrior` and `FloatSpatialPrior`
-compute them as published; exact arithmetic replaces these two classes and nothing else.
+compute them as published, `glc.export.exact_graphs` in integers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,12 +56,21 @@ class Analysis(nn.Module):
             y (1, N, H/f, W/f) float32 and z indices (1, H/4f, W/4f) int32, where H and W are h and w rounded up
             to multiples of 4f.
         """
+        return self.coded(self.latent(image), q_row)
+
+    def latent(self, image: Tensor) -> Tensor:
+        """(1, h, w, 3) uint8 -> l (1, N, H/f, W/f) float32."""
         height, width = image.shape[1:3]
         x = image.float().permute(0, 3, 1, 2).contiguous() * (2 / 255) - 1
         # Replication padding as a gather: the padded size is then visibly a multiple of 4f, which keeps every
         # size that follows from it simple.
         x = x.index_select(2, self._rows(height)).index_select(3, self._rows(width))
-        y = self.enc(self.encoder(x), q_row)
+        latent: Tensor = self.encoder(x)
+        return latent
+
+    def coded(self, latent: Tensor, q_row: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and z indices of a latent, as `forward` does."""
+        y = self.enc(latent, q_row)
         return y, self.z_vq.nearest(self.hyper_enc(y))
 
     def _rows(self, size: int) -> Tensor:
@@ -169,6 +179,11 @@ class GraphSource:
 
 def float_graphs(model: GlcModel, grid: ScaleGrid) -> tuple[GraphSource, ...]:
     """All graphs of a bundle in float arithmetic, in the order in which an image passes them."""
+    return bundle_graphs(model, FloatHyperPrior(model, grid), [FloatSpatialPrior(model, k, grid) for k in (1, 2, 3)])
+
+
+def bundle_graphs(model: GlcModel, hyper: nn.Module, spatial: Sequence[nn.Module]) -> tuple[GraphSource, ...]:
+    """All graphs of a bundle around given modules for `hyper_prior` and `spatial_prior_1..3`."""
     n, f = model.config.latent_channels, model.config.downsampling
     # More than one attention patch both ways and no whole number of them: a smaller example lets the exporter
     # assume that there is one patch only.
@@ -181,10 +196,10 @@ def float_graphs(model: GlcModel, grid: ScaleGrid) -> tuple[GraphSource, ...]:
     part = ("scale_indices", "means")
     return (
         GraphSource("analysis", Analysis(model), (image, q_row), ("y", "z_indices")),
-        GraphSource("hyper_prior", FloatHyperPrior(model, grid), (indices,), (*part, "quant_step", "context")),
+        GraphSource("hyper_prior", hyper, (indices,), (*part, "quant_step", "context")),
         *(
-            GraphSource(f"spatial_prior_{k}", FloatSpatialPrior(model, k, grid), (y_hat, context), part)
-            for k in (1, 2, 3)
+            GraphSource(f"spatial_prior_{k}", module, (y_hat, context), part)
+            for k, module in enumerate(spatial, start=1)
         ),
         GraphSource("synthesis", Synthesis(model), (y_hat, q_row), ("image",)),
     )

@@ -76,8 +76,9 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
             raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {error}") from error
         if program is None:
             raise ExportError("torch.onnx.export returned no program; torch 2.9 or newer is needed")
-    _store_in_half(program.model_proto.graph)
-    data = _without_origins(program.model_proto)
+    model = program.model_proto  # made anew at every access
+    _store_in_half(model.graph)
+    data = _without_origins(model)
     require_free_axes(data, inputs)
     return data
 

@@ -84,8 +84,10 @@ def expected_runs(
     return runs
 
 
-def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> Difference:
-    """Run a graph on the feeds of several sizes and compare.
+def compare(
+    name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], dict[str, Array]]], *, exact: bool = False
+) -> Difference:
+    """Run a graph on the feeds of several sizes and compare; in exact arithmetic nothing may differ.
 
     Raises:
         GraphMismatch: an output differs by more than the tolerance.
@@ -100,14 +102,16 @@ def compare(name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], di
                 raise GraphMismatch(f"{where}: shape {list(got.shape)}; torch gives {list(want.shape)}")
             distance = np.abs(got.astype(np.float64) - want.astype(np.float64))
             if np.issubdtype(want.dtype, np.floating):
-                limit = _RELATIVE_TOLERANCE * max(1.0, float(np.abs(want).max()))
+                limit = 0.0 if exact else _RELATIVE_TOLERANCE * max(1.0, float(np.abs(want).max()))
                 if not distance.max() <= limit:
                     raise GraphMismatch(f"{where}: differs from torch by {distance.max():.3g}; allowed {limit:.3g}")
                 largest = max(largest, float(distance.max()))
                 floats += want.size
                 continue
             differing = int(np.count_nonzero(distance))
-            allowed = max(1, int((_CHANGED_PIXELS if output == "image" else _CHANGED_INDICES) * want.size))
+            allowed = (
+                0 if exact else max(1, int((_CHANGED_PIXELS if output == "image" else _CHANGED_INDICES) * want.size))
+            )
             step = np.inf if output == "z_indices" else 1
             if differing > allowed or distance.max() > step:
                 raise GraphMismatch(

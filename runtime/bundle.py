@@ -19,7 +19,7 @@ from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNe
 from glc.runtime.files import read_at_most
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
-from glc.runtime.signatures import signatures
+from glc.runtime.signatures import EXACT_GRAPHS, signatures
 
 MANIFEST = "manifest.json"
 
@@ -94,18 +94,12 @@ class Bundle:
             BundleAltered: the file is missing or changed.
             BundleInvalid: it does not hold the tables that docs/bundle.md names.
         """
-        content = self._read(self.manifest.tables)
+        names = ("q_enc", "q_dec", "scale_reach", "scale_frequencies")
+        *rows, reach, frequencies = self._read_arrays(self.manifest.tables, names).values()
         try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
-                    raise BundleInvalid(f"it unpacks to more than {_MAX_TABLE_BYTES} bytes")
-                names = ("q_enc", "q_dec", "scale_reach", "scale_frequencies")
-                *rows, reach, frequencies = (_read_array(archive, f"{name}.npy") for name in names)
             scales = ScaleTable.from_arrays(reach, frequencies)
         except BundleInvalid as error:
             raise BundleInvalid(f"{self.path}: tables.npz: {error}") from error
-        except _ZIP_ERRORS as error:
-            raise BundleInvalid(f"{self.path}: tables.npz cannot be read: {error}") from error
         config = self.manifest.config
         expected = (config.qualities, config.latent_channels)
         for name, array in zip(("q_enc", "q_dec"), rows, strict=True):
@@ -116,6 +110,24 @@ class Bundle:
                 )
         return Tables(rows[0], rows[1], scales)
 
+    def conformance(self, graph: str) -> dict[str, NDArray[Any]] | None:
+        """Read the cases of one graph from conformance.npz: input or output -> array; None where there are none.
+
+        Raises:
+            BundleAltered: the file is missing or changed.
+            BundleInvalid: it does not hold the graph's inputs and outputs.
+        """
+        if self.manifest.conformance is None or graph not in EXACT_GRAPHS:
+            return None
+        entry = self.manifest.graphs[graph]
+        specs = {f"{graph}.{spec.name}": spec for spec in (*entry.inputs, *entry.outputs)}
+        arrays = self._read_arrays(self.manifest.conformance, tuple(specs))
+        for name, spec in specs.items():
+            if not spec.accepts(arrays[name]):
+                found = f"{arrays[name].dtype} {list(arrays[name].shape)}"
+                raise BundleInvalid(f"{self.path}: conformance.npz: {name} is {found}; expected {spec}")
+        return {spec.name: arrays[name] for name, spec in specs.items()}
+
     def verify(self) -> int:
         """Read every file and check it; returns the bytes read.
 
@@ -123,6 +135,17 @@ class Bundle:
             BundleAltered: a file is missing or changed.
         """
         return sum(len(self._read(entry)) for entry in self.manifest.files())
+
+    def _read_arrays(self, entry: FileEntry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        """Read arrays of an npz file that unpacks to no more than is allowed."""
+        content = self._read(entry)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
+                    raise BundleInvalid(f"{self.path}: {entry.name}: it unpacks to more than {_MAX_TABLE_BYTES} bytes")
+                return {name: _read_array(archive, f"{name}.npy") for name in names}
+        except _ZIP_ERRORS as error:
+            raise BundleInvalid(f"{self.path}: {entry.name} cannot be read: {error}") from error
 
     def _read(self, entry: FileEntry) -> bytes:
         content = _read_member(self.path, entry.name, entry.size_bytes)

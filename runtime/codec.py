@@ -92,6 +92,7 @@ class Codec:
         *,
         engine: str = "auto",
         threads: int | None = None,
+        precision: str | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         on_stage: StageListener | None = None,
     ) -> Codec:
@@ -102,15 +103,17 @@ class Codec:
                 model that the package carries.
             engine: "auto" or an engine's name.
             threads: CPU threads for one run; None takes all that this process may use.
+            precision: "f32", or "f16" or "bf16" where engine and processor can; exact graphs stay exact.
             max_pixels: limit on width times height, in both directions.
             on_stage: called with each stage's name and duration in milliseconds.
 
         Raises:
             BundleError: the bundle is missing, malformed, too new or altered.
-            EngineUnavailable: the engine is unknown or not installed.
+            EngineUnavailable: the engine is unknown, not installed, or cannot compute in this precision here.
         """
         path = default_bundle() if bundle is None else bundle
-        return cls(Bundle.open(path), engine_loader(engine, threads), max_pixels=max_pixels, on_stage=on_stage)
+        loader = engine_loader(engine, threads, precision)
+        return cls(Bundle.open(path), loader, max_pixels=max_pixels, on_stage=on_stage)
 
     @property
     def qualities(self) -> int:

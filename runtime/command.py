@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from glc.engines import PRECISIONS
 from glc.runtime.bitstream import Form, StreamInfo, inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
-from glc.runtime.default_model import BUNDLE_VARIABLE, default_photo
+from glc.runtime.default_model import BUNDLE_VARIABLE, packaged_photos
 from glc.runtime.files import require_place
 from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
 from glc.runtime.terminal import new_app, run
@@ -31,7 +32,10 @@ BundlePath = Annotated[
         "--bundle", "-b", envvar=BUNDLE_VARIABLE, help="Bundle that glc-export wrote; a demonstration model by default."
     ),
 ]
-EngineName = Annotated[str, typer.Option("--engine", help="auto or onnxruntime.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, onnxruntime or openvino.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="f32, or f16 or bf16 where engine and processor can.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images.")]
 Bare = Annotated[bool, typer.Option("--bare", help="Without signature, model id and checksum, for other containers.")]
@@ -63,13 +67,14 @@ def encode(
     quality: Annotated[float, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate.")] = 1.0,
     engine: EngineName = "auto",
     threads: Threads = None,
+    precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     bare: Bare = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
     _require_output(destination)
-    with _open(bundle, engine, threads, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
         image = read_image(source, max_pixels)
@@ -91,13 +96,14 @@ def decode(
     bundle: BundlePath = None,
     engine: EngineName = "auto",
     threads: Threads = None,
+    precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     bare: Bare = False,
 ) -> None:
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with _open(bundle, engine, threads, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         image = codec.decode(data, form=_form(bare))
     write_bytes(destination, encode_image(image, destination))
 
@@ -109,13 +115,14 @@ def preview(
     bundle: BundlePath = None,
     engine: EngineName = "auto",
     threads: Threads = None,
+    precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     bare: Bare = False,
 ) -> None:
     """Decode from the z indices alone; works on a stream that was cut behind them."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with _open(bundle, engine, threads, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         image = codec.preview(data, form=_form(bare))
     write_bytes(destination, encode_image(image, destination))
 
@@ -134,11 +141,12 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle to verify.")],
     engine: EngineName = "auto",
     threads: Threads = None,
+    precision: Precision = None,
 ) -> None:
     """Check every file of a bundle against the manifest and load every graph."""
     opened = Bundle.open(bundle)
     size_bytes = opened.verify()
-    with Codec.open(bundle, engine=engine, threads=threads) as codec:
+    with Codec.open(bundle, engine=engine, threads=threads, precision=precision) as codec:
         codec.warm_up()
         print(f"{bundle}: {size_bytes} bytes and {len(opened.manifest.graphs)} graphs are intact on {codec.engine}")
 
@@ -152,14 +160,22 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Comparison sheet, PNG.")] = Path("glc-demo.png"),
     engine: EngineName = "auto",
     threads: Threads = None,
+    precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Encode and decode photographs at every quality; print a table, draw a sheet and a rate-distortion plot."""
     from glc.runtime.demo import run_demo
 
     _require_image_output(output)
-    photos = images or [default_photo()]
-    run_demo(bundle, photos, output, engine=engine, threads=threads, max_pixels=max_pixels)
+    run_demo(
+        bundle,
+        images or [packaged_photos()[0]],
+        output,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        max_pixels=max_pixels,
+    )
 
 
 def main() -> None:
@@ -167,8 +183,10 @@ def main() -> None:
     run(app, "glc")
 
 
-def _open(bundle: Path | None, engine: str, threads: int | None, max_pixels: int) -> Codec:
-    codec = Codec.open(bundle, engine=engine, threads=threads, max_pixels=max_pixels)
+def _open(bundle: Path | None, engine: str, threads: int | None, precision: str | None, max_pixels: int) -> Codec:
+    if precision is not None and precision not in PRECISIONS:
+        raise typer.BadParameter(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    codec = Codec.open(bundle, engine=engine, threads=threads, precision=precision, max_pixels=max_pixels)
     if bundle is None:
         _logger.info("no bundle given: %s", codec.bundle.manifest.label)
     return codec

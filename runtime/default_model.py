@@ -11,8 +11,6 @@ from glc.errors import BundleNotFound
 BUNDLE_VARIABLE = "GLC_BUNDLE"
 """Environment variable that names another default."""
 
-_FOLDER = "default_model"
-
 
 def default_bundle() -> Path:
     """Path of the bundle that GLC_BUNDLE names, else of the embedded one.
@@ -21,22 +19,20 @@ def default_bundle() -> Path:
         BundleNotFound: neither is there.
     """
     named = os.environ.get(BUNDLE_VARIABLE)
-    return Path(named) if named else _packaged("demo.glcb")
+    return Path(named) if named else _packaged("default_model/demo.glcb")
 
 
-def default_photo() -> Path:
-    """Path of the photograph that `glc demo` takes where none is given.
+def packaged_photos() -> list[Path]:
+    """Paths of the photographs that `glc demo` shows and `glc-export` calibrates on; the first is for the demo.
 
     Raises:
         BundleNotFound: the installation is incomplete.
     """
-    return _packaged("coffee.png")
+    return [_packaged(f"photos/{name}.png") for name in ("coffee", "chelsea", "astronaut")]
 
 
 def _packaged(name: str) -> Path:
-    path = Path(str(files("glc"))) / _FOLDER / name
+    path = Path(str(files("glc"))) / name
     if not path.is_file():
-        raise BundleNotFound(
-            f"{path} is missing from the installation: install glc-deploy again, or name a bundle in {BUNDLE_VARIABLE}"
-        )
+        raise BundleNotFound(f"{path} is missing from the installation: install glc-deploy again")
     return path

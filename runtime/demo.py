@@ -56,7 +56,14 @@ class _Curve:
 
 
 def run_demo(
-    bundle: Path | None, images: list[Path], output: Path, *, engine: str, threads: int | None, max_pixels: int
+    bundle: Path | None,
+    images: list[Path],
+    output: Path,
+    *,
+    engine: str,
+    threads: int | None,
+    precision: str | None,
+    max_pixels: int,
 ) -> None:
     """Encode and decode, print the table to stdout, write the sheet and beside it the plot.
 
@@ -68,7 +75,9 @@ def run_demo(
     def on_stage(name: str, duration_ms: float) -> None:
         times[name] += duration_ms
 
-    codec = Codec.open(bundle, engine=engine, threads=threads, max_pixels=max_pixels, on_stage=on_stage)
+    codec = Codec.open(
+        bundle, engine=engine, threads=threads, precision=precision, max_pixels=max_pixels, on_stage=on_stage
+    )
     label = codec.bundle.manifest.label
     plot = output.with_name(f"{output.stem}-rd.png")
     require_place(plot)
@@ -129,6 +138,8 @@ def _plot(curves: list[_Curve], label: str) -> bytes:
         axes.plot(bpp, psnr, "o-" if number % 2 == 0 else "x--", color=f"C{number // 2}", label=curve.name)
     axes.set(xscale="log", xlabel="bits per pixel, whole file", ylabel="PSNR in dB")
     axes.set_title(label, fontsize="small")
+    for labels in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        labels("{x:.2g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
     buffer = io.BytesIO()

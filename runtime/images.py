@@ -114,6 +114,21 @@ def read_image(path: Path, max_pixels: int) -> LoadedImage:
         raise ImageUnreadable(f"{path} cannot be read: {_printable(str(error))}") from error
 
 
+def images_in(folder: Path) -> list[Path]:
+    """Files directly in a folder whose ending is that of an image, in the order of their names.
+
+    Raises:
+        ImageUnreadable: there is none, or the folder cannot be read.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _WRITTEN)
+    except OSError as error:
+        raise ImageUnreadable(f"cannot read {folder}: {error.strerror}") from error
+    if not paths:
+        raise ImageUnreadable(f"no image in {folder}; expected files that end in {', '.join(_WRITTEN)}")
+    return paths
+
+
 def encode_image(pixels: NDArray[np.uint8], path: Path) -> bytes:
     """Pack (H, W, 3) uint8 in the format that the name's ending tells; PNG for "-".
 

@@ -70,6 +70,8 @@ class Manifest:
 
     model_id: str
     """64 hexadecimal digits: SHA-256 of what decoding depends on."""
+    checkpoint_id: str
+    """64 hexadecimal digits: SHA-256 of all weights of the checkpoint."""
     label: str
     """One line for people: where the weights come from."""
     arithmetic: ArithmeticName
@@ -79,6 +81,8 @@ class Manifest:
     graphs: Mapping[str, GraphEntry]
     """Graph name -> entry."""
     tables: FileEntry
+    conformance: FileEntry | None
+    """Cases that an engine must reproduce; in every bundle with exact arithmetic, and no other."""
     producers: Mapping[str, str]
     """Software -> version that wrote the bundle."""
 
@@ -86,10 +90,14 @@ class Manifest:
         """Every file but the manifest."""
         yield from (graph.file for graph in self.graphs.values())
         yield self.tables
+        if self.conformance is not None:
+            yield self.conformance
 
     def to_json(self) -> str:
         """Serialise, with sorted keys."""
         document = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
+        if self.conformance is None:
+            del document["conformance"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -120,12 +128,14 @@ class Manifest:
         graphs = root.fields("graphs")
         return cls(
             model_id=root.matching("model_id", _SHA256),
+            checkpoint_id=root.matching("checkpoint_id", _SHA256),
             label=root.printable("label"),
             arithmetic=arithmetic,
             parameters=root.positive("parameters", 1 << 40),
             config=_config(root.fields("config")),
             graphs={name: _graph(graphs.fields(name)) for name in graphs.names()},
             tables=_file(root.fields("tables")),
+            conformance=_file(root.fields("conformance")) if arithmetic == "exact" else None,
             producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
         )
 

@@ -15,6 +15,7 @@ from glc.engines import Array, Engine, EngineLoader
 from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
+from glc.runtime.conformance import require_conformance
 from glc.runtime.spatial_walk import PartPrior
 
 Latent = NDArray[np.float32]
@@ -106,11 +107,14 @@ class Networks:
 
     def _load(self, graph: str) -> Engine:
         entry, content = self._bundle.graph(graph)
-        engine = self._loader.load(content)
+        cases = self._bundle.conformance(graph)
+        engine = self._loader.load(content, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))
             raise EngineRejectedGraph(f"graph {graph} has {found}; the manifest says {expected}")
+        if cases is not None:
+            require_conformance(graph, engine, self._loader.fingerprint, cases)
         return engine
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from glc.engines import TensorSpec
 
+EXACT_GRAPHS = ("hyper_prior", "spatial_prior_1", "spatial_prior_2", "spatial_prior_3")
+"""Graphs that decide what a payload means; in exact arithmetic every engine must agree on them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:

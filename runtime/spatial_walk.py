@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Number = TypeVar("_Number", bound=np.number[Any])
 
 PARTS = 4
 
@@ -72,10 +74,9 @@ def walk(
     return y_hat
 
 
-def gather_part(latent: NDArray[np.float32], part: int) -> NDArray[np.float32]:
+def gather_part(latent: NDArray[_Number], part: int) -> NDArray[_Number]:
     """Take one part (N, h/2, w/2) out of a latent (N, h, w)."""
-    views = _part_views(latent, part)
-    return np.concatenate(views)
+    return np.concatenate(_part_views(latent, part))
 
 
 def scatter_part(latent: NDArray[np.float32], part: int, values: NDArray[np.floating]) -> None:
@@ -84,6 +85,6 @@ def scatter_part(latent: NDArray[np.float32], part: int, values: NDArray[np.floa
         view[...] = quarter
 
 
-def _part_views(latent: NDArray[np.float32], part: int) -> list[NDArray[np.float32]]:
+def _part_views(latent: NDArray[_Number], part: int) -> list[NDArray[_Number]]:
     quarters = np.split(latent, 4)
     return [q[:, row::2, column::2] for q, (row, column) in zip(quarters, PART_OFFSETS[part], strict=True)]

@@ -43,9 +43,24 @@ def mini_bundle(mini_export: tuple[Path, list[GraphReport], list[str]]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mini_float_bundle(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the mini bundle in float arithmetic; copy it before changing it."""
+    path = tmp_path_factory.mktemp("float_bundle") / "mini.glcb"
+    export_bundle(mini_model, path, label="mini for tests", arithmetic="float")
+    return path
+
+
+@pytest.fixture(scope="session")
 def codec(mini_bundle: Path) -> Iterator[glc.Codec]:
     """A codec on the mini bundle with two threads."""
     with glc.Codec.open(mini_bundle, threads=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def float_codec(mini_float_bundle: Path) -> Iterator[glc.Codec]:
+    """A codec on the mini bundle in float arithmetic with two threads."""
+    with glc.Codec.open(mini_float_bundle, threads=2) as opened:
         yield opened
 
 

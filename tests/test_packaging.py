@@ -46,11 +46,12 @@ def test_the_wheel_holds_every_module_and_the_commands(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if name.endswith((".py", ".typed"))}
+        held = {name for name in archive.namelist() if name.startswith("glc/")}
         entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     packages = {"engines", "runtime", "export", "bench"}
     expected = {f"glc/{folder}/{path.name}" for folder in packages for path in (ROOT / folder).glob("*.py")}
     expected |= {f"glc/{path.name}" for path in (ROOT / "src/glc").iterdir() if path.is_file()}
+    expected |= {f"glc/{f}/{p.name}" for f in ("default_model", "photos") for p in (ROOT / "src/glc" / f).iterdir()}
     assert held == expected
     assert set(re.findall(r"^(\S+) =", entry_points, re.MULTILINE)) == {"glc", "glc-export", "glc-bench"}
 

@@ -18,9 +18,13 @@ from examples.train_demo.walk import part_masks, walk
 from PIL import Image
 from torch import nn
 
+import glc
 from glc.export import load_checkpoint
+from glc.export.bundle_writer import checkpoint_id
 from glc.export.reference import _four_parts
 from glc.export.synthetic import MINI, synthetic_model
+
+DEFAULT_MODEL = Path(glc.__file__).parent / "default_model"
 
 SMALL = replace(DEMO, latent_channels=8, channel_multipliers=(2, 1, 3), attention_levels=(2,), codebook_entries=16)
 
@@ -92,6 +96,8 @@ def test_a_run_stops_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_demonstration_checkpoint_is_the_recipes() -> None:
-    path = Path(__file__).parent.parent / "examples" / "train_demo" / "demo.safetensors"
+    path = DEFAULT_MODEL / "weights.safetensors"
     assert path.stat().st_size <= 8 * 10**6
-    assert load_checkpoint(path).config == DEMO
+    model = load_checkpoint(path)
+    assert model.config == DEMO
+    assert glc.Bundle.open(DEFAULT_MODEL / "demo.glcb").manifest.checkpoint_id == checkpoint_id(model)

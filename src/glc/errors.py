@@ -9,6 +9,7 @@ GlcError
 ├── EngineError
 │   ├── EngineUnavailable       the engine or its package is not there
 │   ├── EngineRejectedGraph     the engine cannot load a graph
+│   ├── EngineNotExact          the engine gets a bit of an exact graph wrong
 │   └── EngineFailed            a run failed, or gave values that cannot be coded
 ├── BitstreamError
 │   ├── NotABitstream           does not start like one
@@ -68,6 +69,10 @@ class EngineUnavailable(EngineError):
 
 class EngineRejectedGraph(EngineError):
     """The engine cannot load a graph, or finds other inputs and outputs than the manifest states."""
+
+
+class EngineNotExact(EngineError):
+    """The engine computes something else than the conformance cases of an exact graph: its streams would not decode."""
 
 
 class EngineFailed(EngineError):

@@ -21,9 +21,9 @@ TABLE = build_scale_table(DEFAULT_GRID)
 
 
 @pytest.fixture(scope="module")
-def rows(mini_model: GlcModel, mini_bundle: Path) -> list[RateRow]:
+def rows(mini_model: GlcModel, mini_float_bundle: Path) -> list[RateRow]:
     images = [DATA / "images" / name for name in ("coffee_200x300.png", "astronaut_256.png")]
-    return measure_rate(mini_model, mini_bundle, images)
+    return measure_rate(mini_model, mini_float_bundle, images)
 
 
 def test_every_image_is_measured_at_every_quality(rows: list[RateRow]) -> None:
@@ -75,22 +75,43 @@ def test_ideal_cost_of_an_escape_holds_its_bits() -> None:
     assert cost[3] == pytest.approx(cost[0] + 2)
 
 
-def test_a_bundle_of_another_model_is_refused(mini_bundle: Path) -> None:
+def test_a_bundle_of_another_model_is_refused(mini_float_bundle: Path) -> None:
     with pytest.raises(ModelMismatch, match="not exported from this model"):
-        measure_rate(synthetic_model(MINI, seed=1), mini_bundle, [])
+        measure_rate(synthetic_model(MINI, seed=1), mini_float_bundle, [])
 
 
-def test_the_command_ends_with_one_json_document(mini_bundle: Path) -> None:
+def test_the_command_ends_with_one_json_document(mini_float_bundle: Path) -> None:
     photo = DATA / "images" / "coffee_200x300.png"
-    command = [sys.executable, "-m", "glc.bench", "rate", "--synthetic", "mini", "-b", str(mini_bundle), str(photo)]
+    command = [
+        sys.executable,
+        "-m",
+        "glc.bench",
+        "rate",
+        "--synthetic",
+        "mini",
+        "-b",
+        str(mini_float_bundle),
+        str(photo),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     document = json.loads(result.stdout.splitlines()[-1])
     assert [row["quality"] for row in document] == [0, 1, 2, 3]
 
 
-def test_startup_times_every_command(mini_bundle: Path) -> None:
+def test_startup_times_every_command(mini_float_bundle: Path) -> None:
     photo = DATA / "images" / "coffee_200x300.png"
-    command = [sys.executable, "-m", "glc.bench", "startup", "-b", str(mini_bundle), "--image", str(photo), "-n", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "glc.bench",
+        "startup",
+        "-b",
+        str(mini_float_bundle),
+        "--image",
+        str(photo),
+        "-n",
+        "1",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     document = json.loads(result.stdout.splitlines()[-1])
     assert [row["what"] for row in document][:2] == ["import numpy", "import glc"]

@@ -13,7 +13,7 @@ from glc.engines import Array
 from glc.errors import GraphMismatch, OutputNotWritable
 from glc.export import GlcModel, GraphReport, export_bundle, synthetic_model
 from glc.export import bundle_writer as writer_module
-from glc.export.bundle_writer import EXPORT_STEPS, model_id
+from glc.export.bundle_writer import EXPORT_STEPS, checkpoint_id, model_id
 from glc.export.graphs import GraphSource, float_graphs
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.export.synthetic import MINI
@@ -36,10 +36,18 @@ def test_every_graph_is_reported_and_close_to_torch(mini_export: tuple[Path, lis
 def test_the_manifest_tells_the_model(mini_bundle: Path, mini_model: GlcModel) -> None:
     manifest = Bundle.open(mini_bundle).manifest
     assert manifest.label == "mini for tests"
-    assert manifest.model_id == model_id(mini_model, TABLE)
+    assert manifest.arithmetic == "exact"
+    assert manifest.checkpoint_id == checkpoint_id(mini_model)
     assert manifest.parameters == 4_896_355
     assert (manifest.config.downsampling, manifest.config.latent_channels) == (16, 32)
     assert set(manifest.producers) == {"glc-deploy", "torch", "onnx", "onnxscript"}
+
+
+def test_the_float_manifest_has_no_cases(mini_float_bundle: Path, mini_model: GlcModel) -> None:
+    manifest = Bundle.open(mini_float_bundle).manifest
+    assert manifest.arithmetic == "float"
+    assert manifest.conformance is None
+    assert manifest.model_id == model_id(mini_model, TABLE)
 
 
 def test_tables_hold_the_rows_of_the_checkpoint(mini_bundle: Path, mini_model: GlcModel) -> None:
@@ -93,7 +101,7 @@ def test_a_graph_that_differs_leaves_no_bundle(
 
     monkeypatch.setattr(writer_module, "expected_runs", dishonest)
     with pytest.raises(GraphMismatch, match="spatial_prior_1, output means"):
-        export_bundle(mini_model, tmp_path / "model.glcb")
+        export_bundle(mini_model, tmp_path / "model.glcb", arithmetic="float")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +119,7 @@ def test_an_interrupt_leaves_the_old_bundle(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_bundle(mini_model, target, container=container, on_graph=interrupt)  # type: ignore[arg-type]
+        export_bundle(mini_model, target, arithmetic="float", container=container, on_graph=interrupt)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["model.glcb"]
     assert (target / "manifest.json").read_bytes() == before
 

@@ -27,6 +27,7 @@ from glc.errors import (
     CorruptBitstream,
     EngineFailed,
     EngineMismatch,
+    EngineNotExact,
     EngineRejectedGraph,
     EngineUnavailable,
     GlcError,
@@ -86,7 +87,8 @@ def test_an_image_of_any_size_comes_back_in_that_size(height_width: tuple[int, i
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (DATA / "vectors").glob("mini_*.npz")))
-def test_what_is_decoded_is_what_the_published_model_computes(name: str, codec: glc.Codec) -> None:
+def test_what_is_decoded_is_what_the_published_model_computes(name: str, float_codec: glc.Codec) -> None:
+    codec = float_codec
     with np.load(DATA / "vectors" / f"{name}.npz") as vector:
         data = codec.encode(load_image(str(vector["image"])), int(vector["q_index"]))
         found = {"x_hat": codec.decode(data), "x_hat_z_only": codec.preview(data)}
@@ -108,8 +110,10 @@ class _Recorder:
         self.name, self.fingerprint = self._inner.name, self._inner.fingerprint
         self.fed: dict[str, list[dict[str, Array]]] = defaultdict(list)
 
-    def load(self, graph: bytes) -> Engine:
-        return _RecordedEngine(self._inner.load(graph), self.fed[self._names[hashlib.sha256(graph).hexdigest()]])
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        return _RecordedEngine(
+            self._inner.load(graph, exact=exact), self.fed[self._names[hashlib.sha256(graph).hexdigest()]]
+        )
 
 
 class _RecordedEngine:
@@ -138,8 +142,8 @@ def test_the_decoder_sees_the_very_bits_that_the_encoder_saw(quality: float, min
             np.testing.assert_array_equal(by_decoder[feed], array, err_msg=f"{name}: {feed}")
 
 
-def test_the_latent_that_synthesis_gets_is_the_published_models(mini_bundle: Path) -> None:
-    bundle = glc.Bundle.open(mini_bundle)
+def test_the_latent_that_synthesis_gets_is_the_published_models(mini_float_bundle: Path) -> None:
+    bundle = glc.Bundle.open(mini_float_bundle)
     recorder = _Recorder(bundle, threads=2)
     with np.load(DATA / "vectors" / "mini_seed0_astronaut_256_q3.npz") as vector, glc.Codec(bundle, recorder) as codec:
         codec.decode(codec.encode(load_image(str(vector["image"])), 3))
@@ -371,11 +375,18 @@ def test_a_stream_of_another_model_names_both(mini_bundle: Path, tmp_path: Path,
             assert glc.inspect(small_stream).identity[:2].hex() in str(caught.value)
 
 
-def test_a_float_stream_of_another_engine_is_refused(mini_bundle: Path, small_stream: bytes) -> None:
-    with glc.Codec.open(mini_bundle, threads=1) as other:
+def test_a_float_stream_of_another_engine_is_refused(mini_float_bundle: Path, float_codec: glc.Codec) -> None:
+    data = float_codec.encode(PHOTO[:40, :50], 1)
+    with glc.Codec.open(mini_float_bundle, threads=1) as other:
         for call in (other.decode, other.preview):
             with pytest.raises(EngineMismatch, match="1 threads"):
-                call(small_stream)
+                call(data)
+
+
+def test_an_exact_stream_decodes_with_other_threads(mini_bundle: Path, codec: glc.Codec) -> None:
+    data = codec.encode(PHOTO, 1)
+    with glc.Codec.open(mini_bundle, threads=1) as other:
+        np.testing.assert_array_equal(other.decode_latent(data), codec.decode_latent(data))
 
 
 def test_a_quality_that_the_bundle_has_not_is_refused(codec: glc.Codec, small_stream: bytes) -> None:
@@ -511,7 +522,7 @@ class _BlockLoader:
         self.spoiled: tuple[str, str, float] | None = None
         """Graph, output and the value that the first element is to have."""
 
-    def load(self, graph: bytes) -> Engine:
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         name = self._names[hashlib.sha256(graph).hexdigest()]
         entry = self._bundle.manifest.graphs[name]
         return _BlockEngine(self, name, entry.inputs, entry.outputs)
@@ -554,8 +565,8 @@ class _BlockEngine:
 
 
 @pytest.fixture
-def blocks(mini_bundle: Path) -> _BlockLoader:
-    return _BlockLoader(glc.Bundle.open(mini_bundle))
+def blocks(mini_float_bundle: Path) -> _BlockLoader:
+    return _BlockLoader(glc.Bundle.open(mini_float_bundle))
 
 
 def _block_image() -> Pixels:
@@ -572,13 +583,23 @@ def test_an_engine_of_a_few_lines_can_code_an_image_without_loss(blocks: _BlockL
         assert codec.engine == "onnxruntime, blocks of 16"
 
 
-def test_streams_of_another_fingerprint_are_refused(blocks: _BlockLoader, small_stream: bytes) -> None:
+def test_streams_of_another_fingerprint_are_refused(blocks: _BlockLoader, float_codec: glc.Codec) -> None:
+    data = float_codec.encode(PHOTO[:40, :50], 1)
     with glc.Codec(blocks._bundle, blocks) as codec, pytest.raises(EngineMismatch, match="blocks of 16"):
-        codec.decode(small_stream)
+        codec.decode(data)
 
 
-def test_a_float_engine_that_streams_have_no_code_for_is_refused_by_name(mini_bundle: Path) -> None:
+def test_an_engine_that_is_not_exact_is_refused_with_the_first_element(mini_bundle: Path) -> None:
     bundle = glc.Bundle.open(mini_bundle)
+    with (
+        glc.Codec(bundle, _BlockLoader(bundle)) as codec,
+        pytest.raises(EngineNotExact, match=r"hyper_prior.*blocks of 16.*scale_indices.*first at \[0, 0, 0, 0\]"),
+    ):
+        codec.warm_up()
+
+
+def test_a_float_engine_that_streams_have_no_code_for_is_refused_by_name(mini_float_bundle: Path) -> None:
+    bundle = glc.Bundle.open(mini_float_bundle)
     with pytest.raises((GlcError, ValueError), match="abacus"):
         glc.Codec(bundle, _BlockLoader(bundle, "abacus"))
 

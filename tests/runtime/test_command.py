@@ -160,12 +160,21 @@ def test_verify_says_that_a_bundle_is_intact(run: Callable[..., Run], mini_bundl
     assert re.search(r"6 graphs are intact on onnxruntime", run("verify", mini_bundle).succeeded())
 
 
+def test_without_a_bundle_the_embedded_model_codes_and_is_named(run: Callable[..., Run], tmp_path: Path) -> None:
+    Image.fromarray(PIXELS[:64, :96]).save(tmp_path / "small.png")
+    encoded = run("encode", "small.png", "small.glc")
+    assert "no bundle given: demonstration" in encoded.err
+    assert run("decode", "small.glc", "back.png").succeeded() == ""
+    assert _read(tmp_path / "back.png")[1].shape == (64, 96, 3)
+
+
 def test_demo_prints_a_table_and_draws_a_sheet(run: Callable[..., Run], mini_bundle: Path, tmp_path: Path) -> None:
     Image.fromarray(PIXELS[:64, :96]).save(tmp_path / "small.png")
     text = run("demo", "small.png", "-o", "sheet.png", bundle=mini_bundle).succeeded()
     rows = re.findall(r"small\.png .* 96x64 .* (\d) .* (\d+) .* (\d\.\d+) ", text)
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
     assert "sheet.png" in text
+    assert _read(tmp_path / "sheet-rd.png")[0] == "PNG"
     kind, pixels = _read(tmp_path / "sheet.png")
     assert kind == "PNG"
     assert pixels.shape[1] > 5 * 300  # the original, a preview and four qualities side by side
@@ -195,7 +204,6 @@ def _flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(("encode", PHOTO, "out"), r"no bundle given.*--bundle.*GLC_BUNDLE", id="no bundle"),
         pytest.param(
             ("encode", PHOTO, "out", "-b", "missing.glcb"), r"no bundle at missing\.glcb", id="missing bundle"
         ),

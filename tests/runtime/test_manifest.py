@@ -16,8 +16,9 @@ from glc.runtime.signatures import signatures
 
 MANIFEST = Manifest(
     model_id="0f" * 32,
+    checkpoint_id="1e" * 32,
     label="made for tests",
-    arithmetic="float",
+    arithmetic="exact",
     parameters=1234,
     config=CodecConfig(latent_channels=32, downsampling=16, codebook_entries=256, qualities=4, attention_patch=32),
     graphs={
@@ -25,6 +26,7 @@ MANIFEST = Manifest(
         for name, signature in signatures(32).items()
     },
     tables=FileEntry("tables.npz", "b2" * 32, 1000),
+    conformance=FileEntry("conformance.npz", "c3" * 32, 2000),
     producers={"glc-deploy": "0.1.0"},
 )
 DOCUMENT: dict[str, Any] = json.loads(MANIFEST.to_json())
@@ -88,9 +90,11 @@ def test_equal_manifests_are_written_as_equal_bytes() -> None:
     assert Manifest.from_json(MANIFEST.to_json()).to_json() == MANIFEST.to_json()
 
 
-def test_files_are_those_of_all_graphs_and_the_tables() -> None:
+def test_files_are_those_of_all_graphs_the_cases_and_the_tables() -> None:
     names = [entry.name for entry in MANIFEST.files()]
-    assert sorted(names) == sorted([*(f"graphs/{name}.onnx" for name in signatures(32)), "tables.npz"])
+    assert sorted(names) == sorted(
+        [*(f"graphs/{name}.onnx" for name in signatures(32)), "conformance.npz", "tables.npz"]
+    )
 
 
 @pytest.mark.parametrize("where", MEMBERS, ids=_dotted)

@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU, in float32, float16 or bfloat16. The only module that imports openvino."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glc.engines.processor import available_threads, processor_name
+from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
+from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
+
+try:
+    import openvino
+except ImportError as error:
+    raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
+
+_DEVICE = "CPU"
+_DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
+_CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+"""Precision -> what the processor must be capable of; OpenVINO would take another one in silence."""
+
+_EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
+"""Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
+
+
+class OvEngine:
+    """One compiled graph; sizes are free, and requests are reused, so that a new size compiles nothing anew."""
+
+    def __init__(self, source: openvino.Model, model: openvino.CompiledModel) -> None:
+        self._model: openvino.CompiledModel | None = model
+        # The compiled model adds names of fused operations to those of the file.
+        self._inputs = tuple(map(_spec, source.inputs))
+        self._outputs = tuple(map(_spec, source.outputs))
+        self._idle: list[openvino.InferRequest] = []
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` must be fed."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs; see `Engine.run`."""
+        model = self._model
+        if model is None:
+            raise EngineFailed("this engine is closed; open the codec again")
+        check_feeds(self._inputs, feeds)
+        with self._lock:
+            request = self._idle.pop() if self._idle else model.create_infer_request()
+        try:
+            request.infer([np.ascontiguousarray(feeds[spec.name]) for spec in self._inputs], share_inputs=True)
+            # The request's own buffers are written again by its next run.
+            results = {
+                spec.name: request.get_output_tensor(number).data.copy() for number, spec in enumerate(self._outputs)
+            }
+        except RuntimeError as error:
+            raise EngineFailed(f"openvino: {_first_line(error)}") from error
+        with self._lock:
+            self._idle.append(request)
+        return results
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._model = None
+        self._idle.clear()
+
+
+class OvLoader:
+    """OpenVINO's CPU device; compiled graphs are kept in `cache_folder`."""
+
+    name = "openvino"
+
+    def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
+        self._threads = threads or available_threads()
+        self._precision = precision or "f32"
+        self._core = openvino.Core()
+        capabilities = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[self._precision] not in capabilities:
+            able = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
+            raise EngineUnavailable(
+                f"this processor does not compute in {self._precision} under openvino; choose one of {', '.join(able)}"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """All that its float results may depend on."""
+        version = openvino.__version__.partition("-")[0]
+        return f"openvino {version} {self._precision}, {self._threads} threads, {processor_name()}"
+
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        """Load a serialised ONNX graph; see `EngineLoader.load`."""
+        precision = _EXACT_PRECISIONS[self._precision] if exact else self._precision
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        folder = cache_folder()
+        if folder is not None:
+            settings["CACHE_DIR"] = str(folder)
+        try:
+            source = self._core.read_model(graph)
+            model = self._core.compile_model(source, _DEVICE, settings)
+            given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        except (RuntimeError, TypeError) as error:
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+        if given != precision:
+            raise EngineUnavailable(f"openvino compiled for {given} instead of {precision}; choose another precision")
+        return OvEngine(source, model)
+
+
+def cache_folder() -> Path | None:
+    """Where compiled graphs are kept: GLC_CACHE, else the user's cache directory; None where GLC_CACHE is empty.
+
+    OpenVINO keys them by content, settings, its version and the processor.
+    """
+    named = os.environ.get("GLC_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glc" / "openvino"
+
+
+def _spec(port: Any) -> TensorSpec:
+    kind = port.get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        raise EngineRejectedGraph(f"{port.any_name} has type {kind}; expected one of {', '.join(_DTYPES)}")
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
+    return TensorSpec(port.any_name, _DTYPES[kind], shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,91 @@
+"""The OpenVINO engine: the same codec on another SDK."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from tests.conftest import load_image
+
+import glc
+from glc.engines import engine_loader
+from glc.engines.ov import cache_folder
+from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
+
+PHOTO = load_image("coffee_200x300.png")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.getbasetemp() / "openvino"
+    monkeypatch.setenv("GLC_CACHE", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("quality", [0, 1.5, 3])
+@pytest.mark.parametrize("size", [(200, 300), (1, 1), (37, 129)], ids=str)
+def test_streams_decode_on_the_other_engine(
+    quality: float, size: tuple[int, int], codec: glc.Codec, mini_bundle: Path
+) -> None:
+    image = PHOTO[: size[0], : size[1]]
+    with glc.Codec.open(mini_bundle, engine="openvino") as other:
+        for encoder, decoder in ((codec, other), (other, codec)):
+            data = encoder.encode(image, quality)
+            np.testing.assert_array_equal(decoder.decode_latent(data), encoder.decode_latent(data))
+            assert np.mean(np.abs(decoder.decode(data).astype(int) - encoder.decode(data)) > 1) < 1e-3
+
+
+def test_threads_share_an_engine(mini_bundle: Path) -> None:
+    with glc.Codec.open(mini_bundle, engine="openvino") as codec, ThreadPoolExecutor(4) as pool:
+        images = [PHOTO[: 40 + 7 * i, : 90 - 5 * i] for i in range(8)]
+        alone = [codec.encode(image, 1) for image in images]
+        assert list(pool.map(lambda image: codec.encode(image, 1), images)) == alone
+
+
+def test_compiled_graphs_are_kept(mini_bundle: Path, cache: Path) -> None:
+    with glc.Codec.open(mini_bundle, engine="openvino") as codec:
+        codec.warm_up()
+    assert list(cache.glob("*.blob"))
+
+
+def test_the_cache_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLC_CACHE", "")
+    assert cache_folder() is None
+    monkeypatch.delenv("GLC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/glc/openvino")
+
+
+def test_a_precision_that_the_processor_lacks_is_refused() -> None:
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision, capability in (("f16", "FP16"), ("bf16", "BF16")):
+        if capability not in capabilities:
+            with pytest.raises(EngineUnavailable, match=f"{precision}.*choose one of f32"):
+                engine_loader("openvino", precision=precision)
+        else:
+            assert precision in engine_loader("openvino", precision=precision).fingerprint
+
+
+def test_onnxruntime_refuses_other_precisions() -> None:
+    with pytest.raises(EngineUnavailable, match="openvino"):
+        engine_loader("onnxruntime", precision="f16")
+    with pytest.raises(ValueError, match="f8"):
+        engine_loader("openvino", precision="f8")
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(EngineRejectedGraph, match="openvino"):
+        engine_loader("openvino").load(b"no graph")
+
+
+def test_a_closed_engine_says_so(mini_bundle: Path) -> None:
+    _, content = glc.Bundle.open(mini_bundle).graph("spatial_prior_1")
+    engine = engine_loader("openvino").load(content, exact=True)
+    feeds = {spec.name: np.zeros((1, 32, 4, 4), np.float32) for spec in engine.inputs}
+    assert engine.run(feeds)["means"].shape == (1, 32, 2, 2)
+    engine.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        engine.run(feeds)
