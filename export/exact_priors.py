@@ -19,12 +19,12 @@ from glc.export.exact_program import (
     hyper_prior_program,
     spatial_prior_program,
 )
-from glc.export.exact_weights import LARGEST_ACTIVATION, ExactProgram, Integers, convert, exponents_for
+from glc.export.exact_weights import FINEST, LARGEST_ACTIVATION, ExactProgram, Integers, convert, exponents_for
 from glc.export.model import GlcModel
 from glc.runtime.scale_table import ScaleGrid
 
-MEAN_EXPONENT = 8
-"""Means, and with them y_hat, are multiples of 2^-8 at the finest."""
+MEAN_EXPONENT = FINEST
+"""Means, and with them y_hat, are multiples of 2 to the power of minus this at the finest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

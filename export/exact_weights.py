@@ -28,7 +28,7 @@ _BALANCE = 1.6e8
 """Square of the limit times the number of terms at which activations and weights are rounded equally coarsely."""
 _MARGIN = 1.25
 """Ranges are widened by this before they are rounded up to a power of two."""
-_FINEST = 12
+FINEST = 12
 """Largest exponent: channels that calibration never saw move must not take all digits."""
 _SHIFTS = range(26, -13, -1)
 
@@ -104,7 +104,7 @@ def convert(
 def exponents_for(ranges: NDArray[np.float64], limit: int) -> Integers:
     """Exponents (C,) at which integers up to a limit hold the ranges (C,)."""
     with np.errstate(divide="ignore"):
-        return np.minimum(np.floor(np.log2(limit / (_MARGIN * ranges))), _FINEST).astype(np.int64)
+        return np.minimum(np.floor(np.log2(limit / (_MARGIN * ranges))), FINEST).astype(np.int64)
 
 
 def _limits(operations: Program, weights: Mapping[str, NDArray[np.floating]]) -> dict[str, int]:

@@ -2,6 +2,6 @@
 
 from glc.runtime.bitstream import StreamInfo, inspect
 from glc.runtime.bundle import Bundle
-from glc.runtime.codec import Codec
+from glc.runtime.codec import Codec, PartialImage
 
-__all__ = ["Bundle", "Codec", "StreamInfo", "inspect"]
+__all__ = ["Bundle", "Codec", "PartialImage", "StreamInfo", "inspect"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -52,6 +53,16 @@ Image = NDArray[np.uint8]
 
 DEFAULT_MAX_PIXELS = 1 << 27
 """Images with more pixels are refused before memory is taken: 134 million, four times 8K."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialImage:
+    """What the first bytes of a stream show."""
+
+    image: Image
+    """(H, W, 3)."""
+    symbols: float
+    """Share of the latent's symbols that the bytes tell: 0 is the preview, 1 the whole image."""
 
 
 class Codec:
@@ -154,18 +165,42 @@ class Codec:
         self._walk(prior, LatentCoder(_divided(y, prior.quant_step), payload))
         return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
 
-    def decode(self, data: bytes, *, form: Form = "file") -> Image:
+    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False) -> Image:
         """Decode one bitstream.
+
+        Args:
+            data: the bitstream.
+            form: "file" or "bare", as it was encoded.
+            allow_partial: show what a cut stream holds, as `decode_partial` does, instead of raising.
 
         Returns:
             (H, W, 3) uint8 RGB.
 
         Raises:
+            TruncatedBitstream: it was cut, or damaged so that it ends too early.
             BitstreamError: not a bitstream, damaged, too large, or made with another model or engine.
             EngineError: the engine failed.
         """
+        if allow_partial:
+            return self.decode_partial(data, form=form).image
         header, y_hat = self._decode_latent(data, form)
         return self._synthesise(header, y_hat)
+
+    def decode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
+        """Decode a stream of which only the first bytes may be there; missing symbols are zero.
+
+        A damaged stream cannot be told from a cut one: where the checksum does not match, the image shows what the
+        bytes say. The bare form has no checksum, and its streams are taken for cut ones: the last symbols of a whole
+        one, which rest on bytes that the encoder left out as zeros, may then be zero too.
+
+        Raises:
+            TruncatedBitstream: not even the z indices are whole.
+            BitstreamError: as `decode`, but for the checksum.
+            EngineError: the engine failed.
+        """
+        info, payload = self._checked_stream(data, form)
+        header, y_hat, decoder = self._read_latent(info, payload, cut=form == "bare" or not info.intact)
+        return PartialImage(self._synthesise(header, y_hat), decoder.symbols_read / y_hat.size)
 
     def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
         """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
@@ -192,9 +227,8 @@ class Codec:
             EngineError: the engine failed.
         """
         info, payload = self._checked_stream(data, form)
-        z_indices = self._get_indices(PayloadDecoder(self._models, payload), info.header)
-        if not info.intact:
-            self._require_certain(z_indices, payload, info.header)
+        decoder = PayloadDecoder(self._models, payload, cut=not info.intact)
+        z_indices = self._get_indices(decoder, info.header)
         return self._synthesise(info.header, self._y_hat(z_indices, ZeroCoder()))
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
@@ -276,12 +310,23 @@ class Codec:
 
     def _decode_latent(self, data: bytes, form: Form) -> tuple[Header, NDArray[np.float32]]:
         info, payload = self._checked_stream(data, form)
+        header, y_hat, decoder = self._read_latent(info, payload, cut=not info.intact)
+        if decoder.ended:
+            raise TruncatedBitstream(
+                f"the bitstream was cut or damaged: it ends after {decoder.symbols_read} of {y_hat.size} symbols; "
+                "allow_partial shows them"
+            )
         if not info.intact:
-            raise CorruptBitstream("the checksum does not match: the bitstream was cut or damaged")
-        decoder = PayloadDecoder(self._models, payload)
+            raise CorruptBitstream("the checksum does not match: the bitstream was damaged")
+        return header, y_hat
+
+    def _read_latent(
+        self, info: StreamInfo, payload: bytes, *, cut: bool
+    ) -> tuple[Header, NDArray[np.float32], PayloadDecoder]:
+        decoder = PayloadDecoder(self._models, payload, cut=cut)
         with self._networks.stage("entropy_coding"):
             z_indices = self._get_indices(decoder, info.header)
-        return info.header, self._y_hat(z_indices, PayloadCoder(decoder))
+        return info.header, self._y_hat(z_indices, PayloadCoder(decoder)), decoder
 
     def _y_hat(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> NDArray[np.float32]:
         prior = self._networks.hyper_prior(z_indices)
@@ -299,15 +344,6 @@ class Codec:
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         multiple = 4 * self.bundle.manifest.config.downsampling
         return -(-header.height // multiple), -(-header.width // multiple)
-
-    def _require_certain(self, z_indices: NDArray[np.int32], payload: bytes, header: Header) -> None:
-        """What was cut off lies between all zeros and all ones: indices that both agree on are certain."""
-        try:
-            highest = self._get_indices(PayloadDecoder(self._models, payload + b"\xff" * 16), header)
-        except CorruptBitstream:  # all ones lie beyond every symbol
-            highest = None
-        if highest is None or (z_indices != highest).any():
-            raise TruncatedBitstream(f"the bitstream ends before its preview does, after {len(payload)} payload bytes")
 
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
         return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)

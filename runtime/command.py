@@ -99,12 +99,20 @@ def decode(
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     bare: Bare = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Show what a cut stream holds, and say how much that is.")
+    ] = False,
 ) -> None:
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
     _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, precision, max_pixels) as codec:
-        image = codec.decode(data, form=_form(bare))
+        if allow_partial:
+            partial = codec.decode_partial(data, form=_form(bare))
+            _logger.info("%s: %.1f %% of the symbols were there", source, 100 * partial.symbols)
+            image = partial.image
+        else:
+            image = codec.decode(data, form=_form(bare))
     write_bytes(destination, encode_image(image, destination))
 
 

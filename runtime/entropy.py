@@ -15,10 +15,12 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.errors import CorruptBitstream, EngineFailed
+from glc.errors import CorruptBitstream, EngineFailed, TruncatedBitstream
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 
 _WORD_BYTES = 4
+_BEYOND = b"\xff" * 16
+"""Highest continuation of a cut payload, as far as its last certain symbol can tell."""
 
 ESCAPE_WIDTHS = 23
 """An escaped magnitude exceeds the table's reach by a number of 1 to 23 bits."""
@@ -117,23 +119,36 @@ class PayloadEncoder:
 
 
 class PayloadDecoder:
-    """Reads one payload in the order in which it was written."""
+    """Reads one payload in the order in which it was written.
 
-    def __init__(self, models: SymbolModels, payload: bytes) -> None:
+    What was cut off a payload lies between all zeros and all ones: symbols on which both agree are certain. A decoder
+    for a cut payload reads those; then `ended` is true, and every further symbol is zero.
+    """
+
+    def __init__(self, models: SymbolModels, payload: bytes, *, cut: bool = False) -> None:
         self._models = models
-        padded = payload + bytes(-len(payload) % _WORD_BYTES)
-        words = np.frombuffer(padded, ">u4").astype(np.uint32)
-        self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._coder = _range_decoder(payload)
+        self._highest = _range_decoder(payload + _BEYOND) if cut else None
+        self.ended = False
+        """Whether a cut payload gave all of its certain symbols."""
+        self.symbols_read = 0
+        """Symbols of the four parts that were read, or are known to be zero."""
 
     def get_indices(self, shape: tuple[int, ...], entries: int) -> NDArray[np.int32]:
         """Read z indices.
 
         Raises:
             CorruptBitstream: no sequence of indices leads to this payload.
+            TruncatedBitstream: a cut payload ends before them.
         """
         if entries == 1:
             return np.zeros(shape, np.int32)
-        return self._decode(constriction.stream.model.Uniform(entries), int(np.prod(shape))).reshape(shape)
+        indices = self._decode(constriction.stream.model.Uniform(entries), math.prod(shape))
+        if self.ended:
+            raise TruncatedBitstream(
+                f"the bitstream ends after {len(indices)} of {math.prod(shape)} z indices: too early for any image"
+            )
+        return indices.reshape(shape)
 
     def get_part(self, scale_indices: NDArray[np.uint8]) -> Symbols:
         """Read the symbols of one part.
@@ -152,30 +167,58 @@ class PayloadDecoder:
         order, groups = _grouped(scale_indices, len(models.by_level))
         values = np.zeros(order.shape, np.int32)
         for level, group in groups:
-            if level == 0 and self._decode(models.all_zero, 1)[0] == 0:
-                continue
+            if self.ended:
+                break
+            size = group.stop - group.start
+            if level == 0:
+                flag = self._decode(models.all_zero, 1)
+                if self.ended or flag[0] == 0:
+                    self.symbols_read += len(flag) * size
+                    continue
+            coded = self._decode(models.by_level[level], size)
+            self.symbols_read += len(coded)
             reach = int(models.reach[level])
-            coded = self._decode(models.by_level[level], group.stop - group.start)
             escaped = coded == 2 * reach + 1
             coded -= reach
             if escaped.any():
                 coded[escaped] = self._get_escapes(int(escaped.sum()), reach)
-            values[group] = coded
+            values[group.start : group.start + len(coded)] = coded
         symbols = np.empty(order.shape, np.int32)
         symbols[order] = values
         return symbols.reshape(scale_indices.shape)
 
     def _get_escapes(self, count: int, reach: int) -> Symbols:
+        """Values of escaped symbols; zero where a cut payload no longer tells."""
         width = self._decode(self._models.escape_width, count) + 1
         bits = self._decode(self._models.escape_bits, _flat(1 << width))
+        if self.ended:
+            return np.zeros(count, np.int32)
         magnitude = reach + (1 << (width - 1)) + (bits >> 1)
         return np.where(bits & 1, -magnitude, magnitude).astype(np.int32)
 
     def _decode(self, model: constriction.stream.model.Model, argument: int | Symbols) -> Symbols:
+        """Decode so many symbols, or those of which a cut payload is certain."""
+        if self.ended:
+            return np.zeros(0, np.int32)
         try:
-            return self._coder.decode(model, argument)
+            symbols = self._coder.decode(model, argument)
         except AssertionError as error:
             raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
+        if self._highest is None:
+            return symbols
+        try:
+            differing = np.flatnonzero(symbols != self._highest.decode(model, argument))
+        except AssertionError:  # all ones lie beyond every symbol
+            differing = np.zeros(1, np.intp)
+        if len(differing) == 0:
+            return symbols
+        self.ended = True
+        return symbols[: differing[0]]
+
+
+def _range_decoder(payload: bytes) -> constriction.stream.queue.RangeDecoder:
+    padded = payload + bytes(-len(payload) % _WORD_BYTES)
+    return constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
 
 def _categorical(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:

@@ -103,6 +103,7 @@ def test_public_names() -> None:
         "ExportError",
         "FileError",
         "GlcError",
+        "PartialImage",
         "StreamInfo",
         "__version__",
         "inspect",

@@ -6,7 +6,7 @@ image = codec.decode(data)                 # -> (H, W, 3) uint8
 """
 
 from glc.errors import BitstreamError, BundleError, EngineError, ExportError, FileError, GlcError
-from glc.runtime import Bundle, Codec, StreamInfo, inspect
+from glc.runtime import Bundle, Codec, PartialImage, StreamInfo, inspect
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ __all__ = [
     "ExportError",
     "FileError",
     "GlcError",
+    "PartialImage",
     "StreamInfo",
     "__version__",
     "inspect",

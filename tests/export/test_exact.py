@@ -14,7 +14,7 @@ from glc.export import GlcModel
 from glc.export.conformance import conformance_cases
 from glc.export.exact_calibration import run_float
 from glc.export.exact_graphs import ExactHyperPrior, ExactSpatialPrior
-from glc.export.exact_priors import ExactPriors, exact_priors
+from glc.export.exact_priors import MEAN_EXPONENT, ExactPriors, exact_priors
 from glc.export.exact_program import PARAMS, Z_HAT, Conv, Gate
 from glc.export.exact_reference import _divide, run_integers
 from glc.export.exact_weights import ACCUMULATOR, LARGEST_WEIGHT, ExactProgram, convert
@@ -87,7 +87,7 @@ def test_the_cases_drive_values_to_their_limits(priors: ExactPriors) -> None:
     cases = conformance_cases(priors)
     prior = priors.spatial[2]
     given = {
-        "y_hat": np.rint(cases["spatial_prior_3"]["y_hat"][0].astype(np.float64) * 256).astype(np.int64),
+        "y_hat": np.rint(cases["spatial_prior_3"]["y_hat"][0].astype(np.float64) * 2**MEAN_EXPONENT).astype(np.int64),
         "context": cases["spatial_prior_3"]["context"][0].astype(np.int64),
     }
     tensors = run_integers(prior.program, given)

@@ -137,7 +137,7 @@ def test_the_decoder_sees_the_very_bits_that_the_encoder_saw(quality: float, min
     with glc.Codec(bundle, recorder) as codec:
         codec.decode(codec.encode(PHOTO, quality))
     for name in ("hyper_prior", "spatial_prior_1", "spatial_prior_2", "spatial_prior_3"):
-        by_encoder, by_decoder = recorder.fed[name]
+        by_encoder, by_decoder = recorder.fed[name][-2:]  # behind the conformance case
         for feed, array in by_encoder.items():
             np.testing.assert_array_equal(by_decoder[feed], array, err_msg=f"{name}: {feed}")
 
@@ -328,6 +328,33 @@ def test_a_preview_of_a_cut_stream_is_that_of_the_whole_one_or_says_that_it_is_c
         shown.append(length)
     assert shown == [length for length in lengths if length >= shown[0]]  # more bytes never take it away
     assert shown[0] < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quality", [0, 3])
+def test_a_cut_stream_shows_more_with_every_byte_or_says_that_it_is_cut(quality: int, codec: glc.Codec) -> None:
+    image = PHOTO[:70, :90]
+    data = codec.encode(image, quality)
+    whole, preview = codec.decode(data), codec.preview(data)
+    shares: list[float] = []
+    for length in [*range(1, len(data), 5), len(data) - 1]:
+        with pytest.raises((TruncatedBitstream, NotABitstream)):
+            codec.decode(data[:length])
+        try:
+            partial = codec.decode_partial(data[:length])
+        except (TruncatedBitstream, NotABitstream):
+            assert not shares
+            continue
+        if partial.symbols == 0:
+            np.testing.assert_array_equal(partial.image, preview)
+        shares.append(partial.symbols)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.1
+    assert shares[-1] > 0.9
+    complete = codec.decode_partial(data)
+    assert complete.symbols == 1
+    np.testing.assert_array_equal(complete.image, whole)
+    np.testing.assert_array_equal(codec.decode(data[: len(data) // 2], allow_partial=True).shape, whole.shape)
 
 
 def test_a_preview_works_without_any_symbol_and_is_another_image(codec: glc.Codec) -> None:
