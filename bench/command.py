@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from glc.bench.exact import PairRow, measure_pairs
 from glc.bench.rate import RateRow, measure_rate
 from glc.bench.startup import StartupRow, measure_startup
 from glc.export.checkpoint import load_checkpoint
 from glc.export.synthetic import CONFIGS, synthetic_model
+from glc.runtime.bundle import Bundle
 from glc.runtime.terminal import new_app, results_console, run
 
 app = new_app("Measure files and start-up.")
@@ -77,10 +79,28 @@ def startup(
     _print_json(rows)
 
 
+@app.command()
+def exact(
+    images: Annotated[list[Path], typer.Argument(help="Photographs that crops are cut from.")],
+    bundle: Annotated[Path, typer.Option("--bundle", "-b", envvar="GLC_BUNDLE", help="Bundle, exact or float.")],
+    crops: Annotated[int, typer.Option("--crops", min=1, help="Crops, each at one quality in turn.")] = 200,
+) -> None:
+    """Encode with every engine, decode with every other, and count the streams that come out otherwise."""
+    opened = Bundle.open(bundle)
+    rows = measure_pairs(opened, images, crops)
+    table = Table(title=f"Streams in {opened.manifest.arithmetic} arithmetic that decode to another latent")
+    for heading in ("encoder", "decoder", "streams", "differing", "failed"):
+        table.add_column(heading, justify="left" if heading in ("encoder", "decoder") else "right")
+    for row in rows:
+        table.add_row(row.encoder, row.decoder, str(row.streams), str(row.differing), str(row.failed))
+    results_console().print(table)
+    _print_json(rows)
+
+
 def main() -> None:
     """Entry point of `glc-bench`."""
     run(app, "glc-bench")
 
 
-def _print_json(rows: list[RateRow] | list[StartupRow]) -> None:
+def _print_json(rows: list[RateRow] | list[StartupRow] | list[PairRow]) -> None:
     print(json.dumps([dataclasses.asdict(row) for row in rows]))

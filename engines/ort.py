@@ -58,18 +58,22 @@ class OrtLoader:
 
     name = "onnxruntime"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, optimise: bool = True) -> None:
         self._threads = threads or available_threads()
+        self._optimise = optimise
 
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
-        return f"onnxruntime {onnxruntime.__version__} float32, {self._threads} threads, {processor_name()}"
+        plain = "" if self._optimise else " without graph optimisation"
+        return f"onnxruntime {onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:  # noqa: ARG002 - float32 is exact as it is
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
+        if not self._optimise:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # errors arrive as exceptions; nothing may be printed beside them
         try:
             session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER], enable_fallback=False)

@@ -349,8 +349,8 @@ def test_a_cut_stream_shows_more_with_every_byte_or_says_that_it_is_cut(quality:
             np.testing.assert_array_equal(partial.image, preview)
         shares.append(partial.symbols)
     assert shares == sorted(shares)
-    assert shares[0] < 0.1
-    assert shares[-1] > 0.9
+    assert len(set(shares)) > 3
+    assert shares[0] < shares[-1] < 1
     complete = codec.decode_partial(data)
     assert complete.symbols == 1
     np.testing.assert_array_equal(complete.image, whole)

@@ -1,0 +1,86 @@
+"""Every encoder against every decoder: which streams decode elsewhere to what their encoder meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.engines import EngineLoader, engine_loader
+from glc.engines.ort import OrtLoader
+from glc.errors import GlcError
+from glc.runtime.bitstream import inspect, read_stream, write_stream
+from glc.runtime.bundle import Bundle
+from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.images import read_image
+
+_SIDES = (1, 31, 64, 97, 130, 200)
+"""Sides that crops are drawn from: odd ones, tiny ones, whole multiples of a cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """One encoder and one decoder over all crops and qualities."""
+
+    encoder: str
+    decoder: str
+    streams: int
+    differing: int
+    """Streams whose decoded latent is not, to the last bit, the one that the encoder's own engine decodes."""
+    failed: int
+    """Streams that raised."""
+
+
+def loaders() -> list[EngineLoader]:
+    """ONNX Runtime with one thread, two, and without graph optimisation; OpenVINO at f32 and where it can at f16."""
+    found: list[EngineLoader] = [OrtLoader(1), OrtLoader(2), OrtLoader(2, optimise=False)]
+    for precision in ("f32", "f16"):
+        try:
+            found.append(engine_loader("openvino", 2, precision))
+        except GlcError:
+            continue  # not installed, or not on this processor: the table shows what was compared
+    return found
+
+
+def measure_pairs(bundle: Bundle, images: Sequence[Path], crops: int, seed: int = 0) -> list[PairRow]:
+    """Encode crops of images with every engine and decode each stream with every other.
+
+    Float streams name their engine; here each is given the decoder's name, to see what the refusal protects from.
+
+    Raises:
+        GlcError: a bundle or an image cannot be used.
+    """
+    codecs = [Codec(bundle, loader) for loader in loaders()]
+    pixels = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in images]
+    counts = {(a, b): [0, 0, 0] for a in range(len(codecs)) for b in range(len(codecs))}
+    identities = [inspect(codec.encode(pixels[0][:8, :8], 0)) for codec in codecs]
+    for number, crop in enumerate(_crops(pixels, crops, seed)):
+        quality = number % codecs[0].qualities
+        for a, encoder in enumerate(codecs):
+            data = encoder.encode(crop, quality)
+            wanted = encoder.decode_latent(data)
+            for b, decoder in enumerate(codecs):
+                info, payload = read_stream(data, "file")
+                named = write_stream(info.header, payload, identities[b].arithmetic, identities[b].identity, "file")
+                count = counts[a, b]
+                count[0] += 1
+                try:
+                    count[1] += int((decoder.decode_latent(named) != wanted).any())
+                except GlcError:
+                    count[2] += 1
+    rows = [PairRow(codecs[a].engine, codecs[b].engine, *count) for (a, b), count in counts.items()]
+    for codec in codecs:
+        codec.close()
+    return rows
+
+
+def _crops(images: Sequence[NDArray[np.uint8]], count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        image = images[number % len(images)]
+        height, width = (min(int(random.choice(_SIDES)), size) for size in image.shape[:2])
+        top, left = random.integers(image.shape[0] - height + 1), random.integers(image.shape[1] - width + 1)
+        yield image[top : top + height, left : left + width]

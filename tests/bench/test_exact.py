@@ -1,0 +1,25 @@
+"""The matrix of encoders and decoders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import DATA
+
+PHOTO = DATA / "images" / "coffee_200x300.png"
+
+
+@pytest.mark.slow
+def test_exact_streams_decode_alike_on_every_engine(mini_bundle: Path) -> None:
+    command = [sys.executable, "-m", "glc.bench", "exact", "-b", str(mini_bundle), "--crops", "4", str(PHOTO)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = json.loads(result.stdout.splitlines()[-1])
+    engines = {row["encoder"] for row in rows}
+    assert {name.partition(" ")[0] for name in engines} == {"onnxruntime", "openvino"}
+    assert len(rows) == len(engines) ** 2 >= 16
+    assert all(row["streams"] == 4 for row in rows)
+    assert not any(row["differing"] or row["failed"] for row in rows)
