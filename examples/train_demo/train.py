@@ -232,7 +232,8 @@ def train(
         typer.Option(help='Legs as STAGE:MINUTES, e.g. "1:15,2:10,3:20"; without it, the saved plan goes on.'),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint to begin with, such as demo.safetensors; for a new state.")
+        Path | None,
+        typer.Option(help="Checkpoint to begin with, such as the packaged weights.safetensors; for a new state."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Most steps a leg, whatever its minutes.")] = None,
     latent_channels: Annotated[int, typer.Option(help="N, a multiple of 4.")] = DEMO.latent_channels,
