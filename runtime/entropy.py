@@ -8,6 +8,7 @@ outside an alphabet or a table that it would refuse, and what it raises on damag
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -200,20 +201,37 @@ class PayloadDecoder:
         """Decode so many symbols, or those of which a cut payload is certain."""
         if self.ended:
             return np.zeros(0, np.int32)
-        try:
-            symbols = self._coder.decode(model, argument)
-        except AssertionError as error:
-            raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
         if self._highest is None:
-            return symbols
-        try:
-            differing = np.flatnonzero(symbols != self._highest.decode(model, argument))
-        except AssertionError:  # all ones lie beyond every symbol
-            differing = np.zeros(1, np.intp)
-        if len(differing) == 0:
-            return symbols
+            try:
+                return self._coder.decode(model, argument)
+            except AssertionError as error:
+                raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
+        lowest, highest = (_as_far_as_possible(coder, model, argument) for coder in (self._coder, self._highest))
+        length = min(len(lowest), len(highest))
+        differing = np.flatnonzero(lowest[:length] != highest[:length])
+        wanted = argument if isinstance(argument, int) else len(argument)
+        if length == wanted and not len(differing):
+            return lowest
         self.ended = True
-        return symbols[: differing[0]]
+        return lowest[: differing[0] if len(differing) else length]
+
+
+def _as_far_as_possible(
+    coder: constriction.stream.queue.RangeDecoder, model: constriction.stream.model.Model, argument: int | Symbols
+) -> Symbols:
+    """Decode until a continuation of a cut payload leaves the range of every symbol."""
+    before = coder.clone()
+    with contextlib.suppress(AssertionError):
+        return coder.decode(model, argument)
+    found = np.zeros(0, np.int32)
+    fails = argument if isinstance(argument, int) else len(argument)
+    while fails - len(found) > 1:
+        middle = (len(found) + fails) // 2
+        try:
+            found = before.clone().decode(model, middle if isinstance(argument, int) else argument[:middle])
+        except AssertionError:
+            fails = middle
+    return found
 
 
 def _range_decoder(payload: bytes) -> constriction.stream.queue.RangeDecoder:

@@ -59,10 +59,10 @@ def test_no_graph_tells_of_the_machine_that_exported_it(mini_bundle: Path, name:
     assert str(Path.home()).encode() not in content
 
 
-def test_two_exports_are_the_same_bytes(mini_bundle: Path, mini_model: GlcModel) -> None:
+def test_two_exports_are_the_same_bytes(mini_float_bundle: Path, mini_model: GlcModel) -> None:
     source = next(s for s in float_graphs(mini_model, DEFAULT_GRID) if s.name == "spatial_prior_1")
     again = to_onnx(source.module, source.inputs, source.outputs)
-    assert again == (mini_bundle / "graphs" / "spatial_prior_1.onnx").read_bytes()
+    assert again == (mini_float_bundle / "graphs" / "spatial_prior_1.onnx").read_bytes()
 
 
 class _FixedWidth(nn.Module):
