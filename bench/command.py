@@ -89,10 +89,10 @@ def exact(
     opened = Bundle.open(bundle)
     rows = measure_pairs(opened, images, crops)
     table = Table(title=f"Streams in {opened.manifest.arithmetic} arithmetic that decode to another latent")
-    for heading in ("encoder", "decoder", "streams", "differing", "failed"):
+    for heading in ("encoder", "decoder", "streams", "differing", "garbled", "failed"):
         table.add_column(heading, justify="left" if heading in ("encoder", "decoder") else "right")
     for row in rows:
-        table.add_row(row.encoder, row.decoder, str(row.streams), str(row.differing), str(row.failed))
+        table.add_row(row.encoder, row.decoder, str(row.streams), str(row.differing), str(row.garbled), str(row.failed))
     results_console().print(table)
     _print_json(rows)
 
