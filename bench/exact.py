@@ -20,7 +20,6 @@ from glc.runtime.images import read_image
 _SIDES = (1, 31, 64, 97, 130, 200)
 """Sides that crops are drawn from: odd ones, tiny ones, whole multiples of a cell."""
 
-
 _BEYOND_ROUNDING = 0.01
 """In units of the latent, whose symbols are half a unit apart at the least; float rounding moves it by 1e-5."""
 
@@ -68,8 +67,8 @@ def measure_pairs(bundle: Bundle, images: Sequence[Path], crops: int, seed: int 
         for a, encoder in enumerate(codecs):
             data = encoder.encode(crop, quality)
             wanted = encoder.decode_latent(data)
+            info, payload = read_stream(data, "file")
             for b, decoder in enumerate(codecs):
-                info, payload = read_stream(data, "file")
                 named = write_stream(info.header, payload, identities[b].arithmetic, identities[b].identity, "file")
                 count = counts[a, b]
                 count[0] += 1

@@ -19,7 +19,7 @@ from glc.export.exact_program import (
     hyper_prior_program,
     spatial_prior_program,
 )
-from glc.export.exact_weights import FINEST, LARGEST_ACTIVATION, ExactProgram, Integers, convert, exponents_for
+from glc.export.exact_weights import FINEST, ExactProgram, Integers, convert, exponents_for, limit_for
 from glc.export.model import GlcModel
 from glc.runtime.scale_table import ScaleGrid
 
@@ -85,8 +85,8 @@ def exact_priors(model: GlcModel, images: Iterable[NDArray[np.uint8]], grid: Sca
     n = model.config.latent_channels
     entries = weights["z_vq.embedding.weight"].astype(np.float64)
     # No margin is needed: nothing else than the entries can occur.
-    limit = min(LARGEST_ACTIVATION, math.isqrt(int(1.6e8) // n))
-    z_exponents = exponents_for(np.abs(entries).max(0) / 1.25, limit)
+    limit = limit_for(n)
+    z_exponents = exponents_for(np.abs(entries).max(0), limit, margin=1.0)
     codebook = np.rint(np.ldexp(entries, z_exponents)).astype(np.int64)
     program = convert(hyper_prior_program(weights), weights, hyper_ranges, {Z_HAT: (z_exponents, limit)})
     hyper = _prior(program, PARAMS, slice(n, 2 * n), grid)

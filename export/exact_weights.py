@@ -101,10 +101,15 @@ def convert(
     return ExactProgram(operations, convs, exponents, limits)
 
 
-def exponents_for(ranges: NDArray[np.float64], limit: int) -> Integers:
-    """Exponents (C,) at which integers up to a limit hold the ranges (C,)."""
+def limit_for(terms: int) -> int:
+    """Limit of a tensor that is summed in so many terms."""
+    return min(LARGEST_ACTIVATION, math.isqrt(int(_BALANCE) // terms))
+
+
+def exponents_for(ranges: NDArray[np.float64], limit: int, *, margin: float = _MARGIN) -> Integers:
+    """Exponents (C,) at which integers up to a limit hold the ranges (C,), widened by a factor."""
     with np.errstate(divide="ignore"):
-        return np.minimum(np.floor(np.log2(limit / (_MARGIN * ranges))), FINEST).astype(np.int64)
+        return np.minimum(np.floor(np.log2(limit / (margin * ranges))), FINEST).astype(np.int64)
 
 
 def _limits(operations: Program, weights: Mapping[str, NDArray[np.floating]]) -> dict[str, int]:
@@ -119,7 +124,7 @@ def _limits(operations: Program, weights: Mapping[str, NDArray[np.floating]]) ->
         match op:
             case Conv(_, x, prefix, _, add, _):
                 terms = math.prod(weights[f"{prefix}.weight"].shape[1:])
-                lower(x, math.isqrt(int(_BALANCE) // terms))
+                lower(x, limit_for(terms))
                 if add is not None:
                     lower(add, limit)
             case Gate(_, x):
