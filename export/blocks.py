@@ -133,14 +133,15 @@ class Codebook(nn.Module):
         """Index of the entry with the least squared distance, the lowest one on ties.
 
         Args:
-            z: (B, N, h, w) float; searched in float32 whatever its type, since entries lie close together.
+            z: (B, N, h, w) float; searched in float32 at least, since entries lie close together.
 
         Returns:
             (B, h, w) int32.
         """
-        entries = self.embedding.weight.float()
+        precision = torch.promote_types(z.dtype, torch.float32)
+        entries = self.embedding.weight.to(precision)
         # |z|^2 is the same for every entry; leaving it out keeps the digits that tell entries apart.
-        scores = entries.square().sum(1) - 2 * z.float().permute(0, 2, 3, 1) @ entries.t()
+        scores = entries.square().sum(1) - 2 * z.to(precision).permute(0, 2, 3, 1) @ entries.t()
         return scores.argmin(dim=-1).to(torch.int32)
 
     def lookup(self, indices: Tensor) -> Tensor:

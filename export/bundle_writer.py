@@ -20,6 +20,7 @@ from glc.errors import BundleError, BundleTooNew, OutputNotWritable
 from glc.export.conformance import conformance_cases
 from glc.export.exact_graphs import exact_graphs
 from glc.export.exact_priors import ExactPriors, exact_priors
+from glc.export.exact_report import RoundingReport, rounding_report
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
 from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
@@ -40,8 +41,8 @@ _DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior
 """Tensors that decide what a payload means; all others may change without touching a stream."""
 
 
-EXPORT_STEPS = 9
-"""Calls of `on_step` at most: calibration, torch at three sizes, six graphs, the manifest."""
+EXPORT_STEPS = 10
+"""Calls of `on_step` at most: calibration, report, torch at three sizes, six graphs, the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def export_bundle(
     container: Literal["directory", "zip"] = "directory",
     on_step: Callable[[str], None] = lambda _: None,
     on_graph: Callable[[GraphReport], None] = lambda _: None,
+    on_rounding: Callable[[RoundingReport], None] | None = None,
+    layers: bool = False,
 ) -> Bundle:
     """Export a model. Every graph is compared with torch at three sizes before anything appears at `out`.
 
@@ -72,10 +75,13 @@ def export_bundle(
         out: path of the bundle, by custom `*.glcb`; an existing bundle is replaced.
         label: one line that tells people where the weights come from.
         arithmetic: of the prior networks; "exact" streams decode on every engine, "float" is the published model's.
-        calibrate: (H, W, 3) uint8 each, to choose the ranges of exact arithmetic; the packaged photographs by default.
+        calibrate: (H, W, 3) uint8 each, whose middle chooses the ranges of exact arithmetic; the packaged photographs
+            by default.
         container: a directory, or the same files in one zip.
         on_step: called with a description before each step.
         on_graph: called with the result of each graph.
+        on_rounding: called with what exact arithmetic does to the rate of the images; not measured without.
+        layers: whether that tells of each layer, which takes a hundred times as many walks through the priors.
 
     Returns:
         The bundle, opened.
@@ -97,6 +103,9 @@ def export_bundle(
         if calibrate is None:
             calibrate = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in packaged_photos()]
         priors = exact_priors(model, calibrate, DEFAULT_GRID)
+        if on_rounding is not None:
+            on_step("measure rounding")
+            on_rounding(rounding_report(model, priors, calibrate, DEFAULT_GRID, layers=layers))
         sources, cases = exact_graphs(model, priors), conformance_cases(priors)
     else:
         priors = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
-from glc.export.checkpoint import load_checkpoint
-from glc.export.synthetic import CONFIGS, synthetic_model
+from glc.export.exact_report import RoundingReport
+from glc.export.model_options import CheckpointOption, SeedOption, SyntheticOption, chosen_model
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
+from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in, read_image
 from glc.runtime.terminal import new_app, results_console, run
 
@@ -31,20 +34,12 @@ class _Container(enum.StrEnum):
     ZIP = "zip"
 
 
-_Synthetic = enum.StrEnum("_Synthetic", {name.upper(): name for name in CONFIGS})  # type: ignore[misc]
-
-
 @app.command()
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write, by custom *.glcb.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option("--ckpt", help="Checkpoint, .pth or .safetensors.", show_default=False)
-    ] = None,
-    synthetic: Annotated[
-        _Synthetic | None,
-        typer.Option("--synthetic", help="Synthetic weights for this configuration instead of a checkpoint."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of synthetic weights.")] = 0,
+    checkpoint: CheckpointOption = None,
+    synthetic: SyntheticOption = None,
+    seed: SeedOption = 0,
     label: Annotated[
         str | None, typer.Option("--label", help="One line on the weights' origin; by default the file's name.")
     ] = None,
@@ -64,6 +59,14 @@ def export(
             help="Images for the ranges of exact arithmetic; some are built in.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="JSON file to write: ranges, saturation and added rate of each layer in exact arithmetic.",
+            show_default=False,
+        ),
+    ] = None,
     container: Annotated[
         _Container, typer.Option("--container", help="Write a directory, or the same files in one zip.")
     ] = _Container.DIRECTORY,
@@ -71,10 +74,14 @@ def export(
     """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb."""
     if label is not None and not label.isprintable():
         raise typer.BadParameter("the label must be one line of printable text")
-    if calibrate is not None and arithmetic is not _Arithmetic.EXACT:
-        raise typer.BadParameter("--calibrate belongs to --arithmetic exact")
+    exact = arithmetic is _Arithmetic.EXACT
+    if not exact and (calibrate is not None or report is not None):
+        raise typer.BadParameter("--calibrate and --report belong to --arithmetic exact")
+    if report is not None:
+        require_place(report)
     images = None if calibrate is None else [read_image(p, DEFAULT_MAX_PIXELS).pixels for p in images_in(calibrate)]
-    reports: list[GraphReport] = []
+    graphs: list[GraphReport] = []
+    rounding: list[RoundingReport] = []
     log = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=log, transient=True) as progress:
@@ -83,13 +90,7 @@ def export(
         def on_step(description: str) -> None:
             progress.update(task, description=description, advance=1)
 
-        if checkpoint is not None and synthetic is None:
-            model, origin = load_checkpoint(checkpoint), ascii(checkpoint.name)[1:-1]
-        elif synthetic is not None and checkpoint is None:
-            model = synthetic_model(CONFIGS[synthetic.value], seed)
-            origin = f"{synthetic.value} with synthetic weights, seed {seed}: shows no picture"
-        else:
-            raise typer.BadParameter("give either --ckpt or --synthetic")
+        model, origin = chosen_model(checkpoint, synthetic, seed)
         bundle = export_bundle(
             model,
             output,
@@ -98,9 +99,18 @@ def export(
             calibrate=images,
             container=container.value,
             on_step=on_step,
-            on_graph=reports.append,
+            on_graph=graphs.append,
+            on_rounding=rounding.append,
+            layers=report is not None,
         )
-    results_console().print(_table(reports))
+    results_console().print(_table(graphs))
+    for effect in rounding:
+        print(
+            f"exact arithmetic on the {effect.images} images of calibration: {effect.added_rate:+.3%} of rate, "
+            f"{effect.saturated:.4%} of values saturated"
+        )
+        if report is not None:
+            write_file(report, json.dumps(dataclasses.asdict(effect), indent=1).encode())
     manifest = bundle.manifest
     total_bytes = sum(entry.size_bytes for entry in manifest.files())
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")

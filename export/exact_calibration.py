@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,14 +22,17 @@ from glc.export.exact_program import (
     Conv,
     Gate,
     Leaky,
+    Operation,
     Program,
     Shuffle,
-    hyper_prior_program,
-    spatial_prior_program,
+    prior_programs,
 )
 from glc.export.graphs import Analysis, compact_part, interpolated_row
 from glc.export.model import MIN_QUANT_STEP, GlcModel
-from glc.runtime.spatial_walk import scatter_part
+from glc.runtime.spatial_walk import PARTS, scatter_part
+
+CROP = 320
+"""Side in pixels of what calibration takes of an image."""
 
 Ranges = Mapping[str, NDArray[np.float64]]
 """Tensor -> largest magnitude of each channel (C,)."""
@@ -48,65 +52,101 @@ def run_float(program: Program, weights: Mapping[str, Tensor], given: Mapping[st
     """Interpret a program as published, in the weights' precision; returns every tensor, the given ones too."""
     tensors = dict(given)
     for operation in program:
-        match operation:
-            case Conv(out, x, prefix, leaky, add, _):
-                weight, bias = weights[f"{prefix}.weight"], weights[f"{prefix}.bias"]
-                groups = tensors[x].shape[1] // weight.shape[1]
-                result = F.conv2d(tensors[x], weight, bias, padding=weight.shape[2] // 2, groups=groups)
-                result = F.leaky_relu(result, 0.01) if leaky else result
-                tensors[out] = result if add is None else result + tensors[add]
-            case Gate(out, x):
-                u, v = tensors[x].chunk(2, dim=1)
-                tensors[out] = u * F.leaky_relu(v, 0.1)
-            case Leaky(out, x):
-                tensors[out] = F.leaky_relu(tensors[x], 0.1)
-            case Shuffle(out, x):
-                tensors[out] = F.pixel_shuffle(tensors[x], 2)
-            case Concat(out, parts):
-                tensors[out] = torch.cat([tensors[part] for part in parts], dim=1)
-            case _:
-                tensors[operation.out] = tensors[operation.x] + tensors[operation.add]
+        tensors[operation.out] = float_result(operation, weights, tensors)
     return tensors
 
 
-@torch.inference_mode()
-def calibrate(model: GlcModel, images: Iterable[NDArray[np.uint8]]) -> tuple[Ranges, Sequence[Ranges]]:
-    """Pass images at every quality through the published networks.
+def float_result(operation: Operation, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+    """Result of one operation as published."""
+    match operation:
+        case Conv(_, x, prefix, leaky, add, _):
+            weight, bias = weights[f"{prefix}.weight"], weights[f"{prefix}.bias"]
+            groups = tensors[x].shape[1] // weight.shape[1]
+            result = F.conv2d(tensors[x], weight, bias, padding=weight.shape[2] // 2, groups=groups)
+            result = F.leaky_relu(result, 0.01) if leaky else result
+            return result if add is None else result + tensors[add]
+        case Gate(_, x):
+            u, v = tensors[x].chunk(2, dim=1)
+            return u * F.leaky_relu(v, 0.1)
+        case Leaky(_, x):
+            return F.leaky_relu(tensors[x], 0.1)
+        case Shuffle(_, x):
+            return F.pixel_shuffle(tensors[x], 2)
+        case Concat(_, parts):
+            return torch.cat([tensors[part] for part in parts], dim=1)
+        case _:
+            return tensors[operation.x] + tensors[operation.add]
+
+
+PriorNetwork = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""(part, tensors that its program takes) -> at least those that it gives."""
+
+
+def walk_priors(network: PriorNetwork, z_hat: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through the four parts as an encoder does.
 
     Args:
-        model: float32 model.
+        network: prior networks of the four parts.
+        z_hat: (1, N, h/4, w/4).
+        y: (1, N, h, w).
+
+    Yields:
+        Symbols and scales of each part, (1, N, h/2, w/2).
+    """
+    given: Mapping[str, Tensor] = {Z_HAT: z_hat}
+    results = network(0, given)
+    quant_step, scales, means = results[PARAMS].chunk(3, dim=1)
+    target = y / quant_step.clamp(min=MIN_QUANT_STEP)
+    context, y_hat = results[CONTEXT], torch.zeros_like(target)
+    for part in range(PARTS):
+        if part > 0:
+            scales, means = network(part, {Y_HAT: y_hat, CONTEXT: context})[SCALES_MEANS].chunk(2, dim=1)
+        mean = compact_part(means, part)
+        symbols = torch.round(compact_part(target, part) - mean)
+        scatter_part(y_hat[0].numpy(), part, (symbols + mean)[0].numpy())
+        yield symbols, compact_part(scales, part)
+
+
+def central_crop(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Middle of an image (H, W, 3), at most `CROP` a side: calibration in float64 costs seconds even so."""
+    top, left = (max(size - CROP, 0) // 2 for size in image.shape[:2])
+    return image[top : top + CROP, left : left + CROP]
+
+
+@torch.inference_mode()
+def calibrate(model: GlcModel, images: Iterable[NDArray[np.uint8]]) -> tuple[Ranges, ...]:
+    """Pass the middle of images at every quality through the published networks.
+
+    In float64, so that no machine's rounding moves a range across a power of two: two exports of one checkpoint then
+    are one model.
+
+    Args:
+        model: any precision.
         images: (H, W, 3) uint8 each.
 
     Returns:
-        Ranges of the hyper prior's tensors, and of those of the spatial prior for parts 1, 2 and 3.
+        Ranges of the tensors of each part's program.
 
     Raises:
         ValueError: there is no image.
     """
+    model = copy.deepcopy(model).double()
     weights = model.state_dict()
-    hyper, spatial = hyper_prior_program(weights), [spatial_prior_program(part, weights) for part in (1, 2, 3)]
-    watches = [_Watch() for _ in range(4)]
+    programs = prior_programs(weights)
+    watches = [_Watch() for _ in programs]
     analysis = Analysis(model)
+
+    def network(part: int, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        results = run_float(programs[part], weights, given)
+        watches[part].see(results)
+        return results
+
     for image in images:
-        latent = analysis.latent(torch.from_numpy(image.copy())[None])
+        latent = analysis.latent(torch.from_numpy(central_crop(image).copy())[None])
         for quality in range(model.config.qualities):
             y, z_indices = analysis.coded(latent, interpolated_row(model.q_enc, quality))
-            tensors = run_float(hyper, weights, {Z_HAT: model.z_vq.lookup(z_indices)})
-            watches[0].see(tensors)
-            quant_step, _, means = tensors[PARAMS].chunk(3, dim=1)
-            target = y / quant_step.clamp(min=MIN_QUANT_STEP)
-            y_hat = torch.zeros_like(target)
-            for part in range(4):
-                if part > 0:
-                    given = {Y_HAT: y_hat, CONTEXT: tensors[CONTEXT]}
-                    results = run_float(spatial[part - 1], weights, given)
-                    watches[part].see(results)
-                    _, means = results[SCALES_MEANS].chunk(2, dim=1)
-                mean = compact_part(means, part)
-                decoded = torch.round(compact_part(target, part) - mean) + mean
-                scatter_part(y_hat[0].numpy(), part, decoded[0].numpy())
-            for watch in watches[1:]:
-                watch.see({Y_HAT: y_hat})
+            for _ in walk_priors(network, model.z_vq.lookup(z_indices), y):
+                pass
     if not watches[0].ranges:
         raise ValueError("no image to calibrate on")
-    return watches[0].ranges, [watch.ranges for watch in watches[1:]]
+    return tuple(watch.ranges for watch in watches)

@@ -18,8 +18,8 @@ from glc.export.exact_weights import ExactConv, ExactProgram, Integers
 from glc.export.graphs import GraphSource, bundle_graphs, compact_part
 from glc.export.model import MIN_QUANT_STEP, GlcModel
 
-_SMALL_SLOPE = 2.0**-7
-_LARGE_SLOPE = 3 / 32
+SMALL_SLOPE = 2.0**-7
+LARGE_SLOPE = 3 / 32
 
 
 def exact_graphs(model: GlcModel, priors: ExactPriors) -> tuple[GraphSource, ...]:
@@ -67,7 +67,12 @@ class _Network(nn.Module):
     def __init__(self, program: ExactProgram) -> None:
         super().__init__()
         self.program = program
-        self.convs = nn.ModuleDict({_key(out): _Convolution(conv) for out, conv in program.convs.items()})
+        # A gate's factors come from a convolution each: splitting the result of one is a copy on ONNX Runtime.
+        self.gated = tuple(op.x for op in program.operations if isinstance(op, Gate))
+        convs = dict(program.convs)
+        for name in self.gated:
+            convs |= zip(_halves(name), convs.pop(name).halves(), strict=True)
+        self.convs = nn.ModuleDict({_key(out): _Convolution(conv) for out, conv in convs.items()})
         factors: dict[str, Tensor] = {}
         for op in program.operations:
             match op:
@@ -81,21 +86,25 @@ class _Network(nn.Module):
         self.factors = nn.ParameterDict({_key(k): nn.Parameter(v, requires_grad=False) for k, v in factors.items()})
 
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors (1, C, h, w) float32 that the program takes -> all tensors."""
+        """Tensors (1, C, h, w) float32 that the program takes -> all tensors, those before gates in halves."""
         tensors = dict(given)
         for op in self.program.operations:
             limit = float(self.program.limits[op.out])
             match op:
+                case Conv(out, x) if out in self.gated:
+                    for half in _halves(out):
+                        tensors[half] = self.convs[_key(half)](tensors[x], None).clamp(-limit, limit).round()
+                    continue
                 case Conv(out, x, _, leaky, add, _):
                     sums = self.convs[_key(out)](tensors[x], None if add is None else tensors[add])
-                    sums = F.leaky_relu(sums, _SMALL_SLOPE) if leaky else sums
+                    sums = F.leaky_relu(sums, SMALL_SLOPE) if leaky else sums
                     result = sums.clamp(-limit, limit).round()
                 case Gate(out, x):
-                    u, v = tensors[x].chunk(2, dim=1)
-                    product = u * F.leaky_relu(v, _LARGE_SLOPE)
+                    u, v = (tensors[half] for half in _halves(x))
+                    product = u * F.leaky_relu(v, LARGE_SLOPE)
                     result = (product * self.factors[_key(out)]).clamp(-limit, limit).round()
                 case Leaky(out, x):
-                    result = F.leaky_relu(tensors[x], _LARGE_SLOPE).round()
+                    result = F.leaky_relu(tensors[x], LARGE_SLOPE).round()
                 case Shuffle(out, x):
                     result = F.pixel_shuffle(tensors[x], 2)
                 case Concat(out, parts):
@@ -152,6 +161,11 @@ class _Outputs(nn.Module):
         position = scales.clamp(0.0, self.largest).to(torch.int32) + self.rows
         indices = F.embedding(position, self.table).squeeze(-1).to(torch.uint8)
         return thirds[0] * self.quant_unit, indices, means * self.mean_unit
+
+
+def _halves(tensor: str) -> tuple[str, str]:
+    """Names of the two halves of the channels of a tensor."""
+    return f"{tensor}.u", f"{tensor}.v"
 
 
 def _key(tensor: str) -> str:

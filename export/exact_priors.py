@@ -16,8 +16,7 @@ from glc.export.exact_program import (
     SCALES_MEANS,
     Y_HAT,
     Z_HAT,
-    hyper_prior_program,
-    spatial_prior_program,
+    prior_programs,
 )
 from glc.export.exact_weights import FINEST, ExactProgram, Integers, convert, exponents_for, limit_for
 from glc.export.model import GlcModel
@@ -54,10 +53,15 @@ class ExactPriors:
     hyper: ExactPrior
     spatial: tuple[ExactPrior, ExactPrior, ExactPrior]
 
+    @property
+    def parts(self) -> tuple[ExactPrior, ...]:
+        """Of parts 0 to 3."""
+        return self.hyper, *self.spatial
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All integers, under names, for the identity of the model."""
         arrays: dict[str, NDArray[np.generic]] = {"codebook": self.codebook}
-        for part, prior in enumerate((self.hyper, *self.spatial)):
+        for part, prior in enumerate(self.parts):
             program = prior.program
             arrays[f"{part} index_table"], arrays[f"{part} index_rows"] = prior.index_table, prior.index_rows
             for name, conv in program.convs.items():
@@ -80,22 +84,23 @@ def exact_priors(model: GlcModel, images: Iterable[NDArray[np.uint8]], grid: Sca
         ExportError: weights that have no integer form within the bound.
         ValueError: there is no image.
     """
-    hyper_ranges, spatial_ranges = calibrate(model, images)
+    ranges = calibrate(model, images)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    programs = prior_programs(weights)
     n = model.config.latent_channels
     entries = weights["z_vq.embedding.weight"].astype(np.float64)
     # No margin is needed: nothing else than the entries can occur.
     limit = limit_for(n)
     z_exponents = exponents_for(np.abs(entries).max(0), limit, margin=1.0)
     codebook = np.rint(np.ldexp(entries, z_exponents)).astype(np.int64)
-    program = convert(hyper_prior_program(weights), weights, hyper_ranges, {Z_HAT: (z_exponents, limit)})
+    program = convert(programs[0], weights, ranges[0], {Z_HAT: (z_exponents, limit)})
     hyper = _prior(program, PARAMS, slice(n, 2 * n), grid)
     context = (program.exponents[CONTEXT], program.limits[CONTEXT])
     y_hat = (np.full(n, MEAN_EXPONENT), 1 << 22)
     spatial = []
-    for part, ranges in enumerate(spatial_ranges, start=1):
-        widened: Ranges = {**ranges, "known": np.maximum(ranges["known"], 1.0)}
-        program = convert(spatial_prior_program(part, weights), weights, widened, {Y_HAT: y_hat, CONTEXT: context})
+    for operations, seen in zip(programs[1:], ranges[1:], strict=True):
+        widened: Ranges = {**seen, "known": np.maximum(seen["known"], 1.0)}
+        program = convert(operations, weights, widened, {Y_HAT: y_hat, CONTEXT: context})
         spatial.append(_prior(program, SCALES_MEANS, slice(0, n), grid))
     first, second, third = spatial
     return ExactPriors(codebook, hyper, (first, second, third))

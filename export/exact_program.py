@@ -73,12 +73,17 @@ Z_HAT, PARAMS, CONTEXT, Y_HAT, SCALES_MEANS = "z_hat", "params", "context", "y_h
 """Tensors that programs take from and give to their surroundings."""
 
 
-def hyper_prior_program(names: Container[str]) -> Program:
-    """Hyper decoder, prior fusion and reduction: z_hat -> params, context.
+def prior_programs(names: Container[str]) -> tuple[Program, ...]:
+    """Programs of parts 0 to 3: hyper prior, and spatial prior of each further part.
 
     Args:
         names: of the state dict; they tell where a block has an adaptor.
     """
+    return _hyper_prior(names), *(_spatial_prior(part, names) for part in (1, 2, 3))
+
+
+def _hyper_prior(names: Container[str]) -> Program:
+    """Hyper decoder, prior fusion and reduction: z_hat -> params, context."""
     operations: list[Operation] = []
     x = Z_HAT
     for prefix in ("hyper_dec.0", "hyper_dec.1"):
@@ -99,7 +104,7 @@ def hyper_prior_program(names: Container[str]) -> Program:
     return tuple(operations)
 
 
-def spatial_prior_program(part: int, names: Container[str]) -> Program:
+def _spatial_prior(part: int, names: Container[str]) -> Program:
     """Adaptor of part 1, 2 or 3 and the spatial prior: y_hat, context -> scales_means."""
     operations: list[Operation] = [Concat("known", (Y_HAT, CONTEXT))]
     adaptor = f"y_spatial_prior_adaptor_{part}"

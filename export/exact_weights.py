@@ -46,6 +46,12 @@ class ExactConv:
     add_shift: Integers
     """(O,): exponents of the result over those of what is added; zero where nothing is."""
 
+    def halves(self) -> tuple[ExactConv, ExactConv]:
+        """A convolution for each half of the output channels."""
+        fields = (np.split(array, 2) for array in (self.weight, self.bias, self.shift, self.add_shift))
+        first, second = (ExactConv(*arrays) for arrays in zip(*fields, strict=True))
+        return first, second
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExactProgram:

@@ -61,7 +61,7 @@ class Analysis(nn.Module):
     def latent(self, image: Tensor) -> Tensor:
         """(1, h, w, 3) uint8 -> l (1, N, H/f, W/f) float32."""
         height, width = image.shape[1:3]
-        x = image.float().permute(0, 3, 1, 2).contiguous() * (2 / 255) - 1
+        x = image.to(self.z_vq.embedding.weight.dtype).permute(0, 3, 1, 2).contiguous() * (2 / 255) - 1
         # Replication padding as a gather: the padded size is then visibly a multiple of 4f, which keeps every
         # size that follows from it simple.
         x = x.index_select(2, self._rows(height)).index_select(3, self._rows(width))

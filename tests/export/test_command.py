@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -34,8 +35,12 @@ def checkpoint(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_path: Path) -> None:
-    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", "--label", "for tests", "--container", "zip")
+    report = tmp_path / "layers.json"
+    arguments = ("--label", "for tests", "--container", "zip", "--report", report)
+    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", *arguments)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"exact arithmetic on the 3 images of calibration: [+-]\d\.\d+% of rate", done.stdout)
+    assert {layer["part"] for layer in json.loads(report.read_text())["layers"]} == {0, 1, 2, 3}
     assert "ignored 1 training-only tensors" in done.stderr
     for column in ("graph", "parameters", "bytes", "largest float difference", "integers changed"):
         assert column in done.stdout
@@ -43,7 +48,7 @@ def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_
     assert made.manifest.model_id == expected.manifest.model_id
     assert made.manifest.graphs == expected.manifest.graphs
     assert made.manifest.label == "for tests"
-    assert [path.name for path in tmp_path.iterdir()] == ["model.glcb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "model.glcb"]
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,6 @@ from glc.export.graphs import Analysis
 from glc.export.scale_levels import DEFAULT_GRID
 
 
-@pytest.fixture(scope="module")
-def priors(mini_model: GlcModel) -> ExactPriors:
-    return exact_priors(mini_model, [load_image("coffee_200x300.png")], DEFAULT_GRID)
-
-
 def _programs(priors: ExactPriors) -> list[ExactProgram]:
     return [priors.hyper.program, *(prior.program for prior in priors.spatial)]
 

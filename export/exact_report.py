@@ -1,0 +1,218 @@
+"""What exact arithmetic does to the rate: ranges, saturation and added bits of each layer, over photographs.
+
+Layers are rounded one at a time while all others compute as published, so that each one's share shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glc.export.exact_calibration import central_crop, float_result, walk_priors
+from glc.export.exact_graphs import LARGE_SLOPE, SMALL_SLOPE
+from glc.export.exact_priors import ExactPriors
+from glc.export.exact_program import Concat, Conv, Gate, Leaky, Operation, Shuffle
+from glc.export.exact_weights import ExactConv, ExactProgram
+from glc.export.graphs import Analysis, interpolated_row, scale_indices
+from glc.export.model import GlcModel
+from glc.export.reference import estimated_bits
+from glc.runtime.scale_table import ScaleGrid
+
+Layer = tuple[int, str]
+"""Part, and the tensor that an operation makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One operation of one part."""
+
+    part: int
+    tensor: str
+    limit: int
+    """Largest integer."""
+    exponents: tuple[int, int]
+    """Lowest and highest over the channels."""
+    ranges: tuple[float, float]
+    """Largest magnitude seen, lowest and highest over the channels."""
+    saturated: float
+    """Part of the elements that the limit clamps, all layers being rounded."""
+    added_rate: float
+    """Bits added where this layer alone is rounded, as a part of the published rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingReport:
+    """Of all prior networks."""
+
+    images: int
+    published_bits: float
+    """Of the symbols, over the images at all qualities."""
+    added_rate: float
+    """Bits added where all layers are rounded, as a part of the published rate."""
+    saturated: float
+    """Part of all elements that are clamped."""
+    layers: tuple[LayerReport, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    z_hat: Tensor
+    y: Tensor
+
+
+@dataclass(slots=True)
+class _Clamped:
+    elements: int = 0
+    beyond: int = 0
+    ranges: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    @property
+    def share(self) -> float:
+        return self.beyond / self.elements
+
+
+@torch.inference_mode()
+def rounding_report(
+    model: GlcModel, priors: ExactPriors, images: Iterable[NDArray[np.uint8]], grid: ScaleGrid, *, layers: bool
+) -> RoundingReport:
+    """Measure over the middle of images at all qualities.
+
+    Args:
+        model: float32.
+        priors: the same model's.
+        images: (H, W, 3) uint8 each.
+        grid: of the scale table.
+        layers: also round each layer alone: as many walks as there are layers, at the highest quality only.
+    """
+    analysis, samples = Analysis(model), []
+    for image in images:
+        latent = analysis.latent(torch.from_numpy(central_crop(image).copy())[None])
+        for quality in range(model.config.qualities):
+            y, z_indices = analysis.coded(latent, interpolated_row(model.q_enc, quality))
+            samples.append(_Sample(model.z_vq.lookup(z_indices), y))
+    networks = _Networks(model, priors, grid)
+    everything = networks.layers()
+    published = networks.bits(samples, ())
+    rounded = networks.bits(samples, everything, clamped := {layer: _Clamped() for layer in everything})
+    elements = sum(seen.elements for seen in clamped.values())
+    rows = []
+    if layers:
+        last = samples[model.config.qualities - 1 :: model.config.qualities]
+        alone = networks.bits(last, ())
+        for layer in everything:
+            program, seen = priors.parts[layer[0]].program, clamped[layer]
+            exponents = program.exponents[layer[1]]
+            rows.append(
+                LayerReport(
+                    *layer,
+                    program.limits[layer[1]],
+                    (int(exponents.min()), int(exponents.max())),
+                    (float(seen.ranges.min()), float(seen.ranges.max())),
+                    seen.share,
+                    networks.bits(last, (layer,)) / alone - 1,
+                )
+            )
+    return RoundingReport(
+        len(samples) // model.config.qualities,
+        published,
+        rounded / published - 1,
+        sum(seen.beyond for seen in clamped.values()) / elements,
+        tuple(rows),
+    )
+
+
+class _Networks:
+    """Prior networks of which chosen layers are rounded; tensors are real numbers all the way."""
+
+    def __init__(self, model: GlcModel, priors: ExactPriors, grid: ScaleGrid) -> None:
+        self._weights = model.state_dict()
+        self._programs = [prior.program for prior in priors.parts]
+        self._grid = grid
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers that round or clamp, in order."""
+        return tuple(
+            (part, op.out)
+            for part, program in enumerate(self._programs)
+            for op in program.operations
+            if not isinstance(op, Shuffle)
+        )
+
+    def bits(
+        self, samples: Sequence[_Sample], rounded: Collection[Layer], clamped: Mapping[Layer, _Clamped] | None = None
+    ) -> float:
+        """Estimated bits of the symbols."""
+
+        def network(part: int, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            program, tensors = self._programs[part], dict(given)
+            for op in program.operations:
+                if (part, op.out) in rounded:
+                    tensors[op.out] = self._round(
+                        program, op, tensors, None if clamped is None else clamped[part, op.out]
+                    )
+                else:
+                    tensors[op.out] = float_result(op, self._weights, tensors)
+            return tensors
+
+        total = 0.0
+        for sample in samples:
+            for symbols, scales in walk_priors(network, sample.z_hat, sample.y):
+                levels = self._grid.smallest * self._grid.ratio ** scale_indices(scales, self._grid).float()
+                total += estimated_bits(symbols, levels)
+        return total
+
+    def _round(
+        self, program: ExactProgram, op: Operation, tensors: Mapping[str, Tensor], seen: _Clamped | None
+    ) -> Tensor:
+        unit = _powers(program.exponents[op.out])
+        limit = program.limits[op.out]
+        integers = _exact_result(program, op, tensors) * unit
+        if seen is not None:
+            seen.elements += integers.numel()
+            seen.beyond += int((integers.abs() > limit + 0.5).sum())
+            seen.ranges = np.maximum(seen.ranges, (integers / unit).abs().amax((0, 2, 3)).double().numpy())
+        return integers.round().clamp(-limit, limit) / unit
+
+
+def _exact_result(program: ExactProgram, op: Operation, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Result of an operation with integer weights and dyadic slopes, not yet rounded."""
+    match op:
+        case Conv(out, x, _, leaky, add, _):
+            weight, bias = _real_weights(program.convs[out], program.exponents[x], program.exponents[out])
+            groups = tensors[x].shape[1] // weight.shape[1]
+            result = F.conv2d(tensors[x], weight, bias, padding=weight.shape[2] // 2, groups=groups)
+            result = F.leaky_relu(result, SMALL_SLOPE) if leaky else result
+            return result if add is None else result + tensors[add]
+        case Gate(_, x):
+            u, v = tensors[x].chunk(2, dim=1)
+            return u * F.leaky_relu(v, LARGE_SLOPE)
+        case Leaky(_, x):
+            return F.leaky_relu(tensors[x], LARGE_SLOPE)
+        case Shuffle(_, x):
+            return F.pixel_shuffle(tensors[x], 2)
+        case Concat(_, parts):
+            return torch.cat([tensors[part] for part in parts], dim=1)
+        case _:
+            return tensors[op.x] + tensors[op.add]
+
+
+def _real_weights(
+    conv: ExactConv, exponents_in: NDArray[np.int64], exponents_out: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
+    outputs, per_group = conv.weight.shape[:2]
+    groups = len(exponents_in) // per_group
+    met = exponents_in.reshape(groups, 1, per_group).repeat(outputs // groups, axis=1).reshape(outputs, per_group)
+    out = conv.shift + exponents_out
+    weight = np.ldexp(conv.weight.astype(np.float64), (met - out[:, None])[:, :, None, None])
+    bias = np.ldexp(conv.bias.astype(np.float64), -out)
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def _powers(exponents: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.exp2(exponents.astype(np.float64))).float().view(1, -1, 1, 1)
