@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from glc.engines import EngineLoader, engine_loader
 from glc.engines.ort import OrtLoader
-from glc.errors import GlcError
+from glc.errors import EngineUnavailable, GlcError
 from glc.runtime.bitstream import inspect, read_stream, write_stream
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
@@ -39,18 +39,21 @@ class PairRow:
     """Streams that raised."""
 
 
-def loaders() -> list[EngineLoader]:
-    """ONNX Runtime with one thread, two, and without graph optimisation; OpenVINO at f32 and where it can at f16."""
+def available_loaders() -> tuple[list[EngineLoader], dict[str, str]]:
+    """Every engine with every setting that exact arithmetic must not depend on; what is missing, and why."""
     found: list[EngineLoader] = [OrtLoader(1), OrtLoader(2), OrtLoader(2, optimise=False)]
+    missing: dict[str, str] = {}
     for precision in ("f32", "f16"):
         try:
             found.append(engine_loader("openvino", 2, precision))
-        except GlcError:
-            continue  # not installed, or not on this processor: the table shows what was compared
-    return found
+        except EngineUnavailable as error:
+            missing[f"openvino {precision}"] = str(error)
+    return found, missing
 
 
-def measure_pairs(bundle: Bundle, images: Sequence[Path], crops: int, seed: int = 0) -> list[PairRow]:
+def measure_pairs(
+    bundle: Bundle, loaders: Sequence[EngineLoader], images: Sequence[Path], crops: int, seed: int = 0
+) -> list[PairRow]:
     """Encode crops of images with every engine and decode each stream with every other.
 
     Float streams name their engine; here each is given the decoder's name, to see what the refusal protects from.
@@ -58,7 +61,7 @@ def measure_pairs(bundle: Bundle, images: Sequence[Path], crops: int, seed: int 
     Raises:
         GlcError: a bundle or an image cannot be used.
     """
-    codecs = [Codec(bundle, loader) for loader in loaders()]
+    codecs = [Codec(bundle, loader) for loader in loaders]
     pixels = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in images]
     counts = {(a, b): [0, 0, 0, 0] for a in range(len(codecs)) for b in range(len(codecs))}
     identities = [inspect(codec.encode(pixels[0][:8, :8], 0)) for codec in codecs]

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -17,14 +18,21 @@ def available_threads() -> int:
 
 
 @functools.cache
-def processor_name() -> str:
-    """Architecture, model and a digest of the instruction sets, on which kernels and their rounding depend."""
+def processor_fields() -> Mapping[str, str]:
+    """What /proc/cpuinfo says of the first processor; empty where there is no such file."""
     fields: dict[str, str] = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").partition("\n\n")[0].splitlines():
             key, _, value = line.partition(":")
             fields[key.strip()] = value.strip()
+    return fields
+
+
+@functools.cache
+def processor_name() -> str:
+    """Architecture, model and a digest of the instruction sets, on which kernels and their rounding depend."""
+    fields = processor_fields()
     model = fields.get("model name") or platform.processor() or "unknown processor"
     features = " ".join(sorted((fields.get("flags") or fields.get("Features") or "").split()))
     return f"{platform.machine()} {model} {hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -22,6 +22,15 @@ def default_bundle() -> Path:
     return Path(named) if named else _packaged("default_model/demo.glcb")
 
 
+def default_weights() -> Path:
+    """Path of the weights that the embedded bundle was exported from.
+
+    Raises:
+        BundleNotFound: the installation is incomplete.
+    """
+    return _packaged("default_model/weights.safetensors")
+
+
 def packaged_photos() -> list[Path]:
     """Paths of the photographs that `glc demo` shows and `glc-export` calibrates on; the first is for the demo.
 

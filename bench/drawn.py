@@ -1,0 +1,143 @@
+"""Symbols drawn at a given rate in place of those that the networks give.
+
+The time of a network does not depend on its weights' values, that of the entropy coder does on the rate. So that
+models with synthetic weights, and torch beside the runtime, code what the paper's model would, every network runs as
+it is and then its outputs that reach the coder are replaced: scales by drawn ones, the latent by symbols drawn under
+them. Streams decode to what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.engines import Array, Engine, EngineLoader, TensorSpec
+from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
+from glc.runtime.spatial_walk import PARTS, scatter_part
+
+_STEPS = 40
+"""Of the bisection for a rate: the interval is halved down to 1e-12."""
+
+
+class DrawnLoader:
+    """Another loader whose engines' outputs are replaced once `drawing` is set; conformance must be behind then."""
+
+    def __init__(self, inner: EngineLoader, table: ScaleTable, bits_per_symbol: float, seed: int = 0) -> None:
+        """Prepare drawing.
+
+        Args:
+            inner: loads what runs.
+            table: of the bundle.
+            bits_per_symbol: mean cost of a symbol of the latent.
+            seed: of the draws.
+
+        Raises:
+            ValueError: no mixture of the table's scales has this rate.
+        """
+        self._inner = inner
+        self._levels = level_probabilities(table, bits_per_symbol)
+        self._table = table
+        self._seed = seed
+        self._drawn: dict[tuple[int, ...], tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
+        self.drawing = False
+
+    @property
+    def name(self) -> str:
+        """See `EngineLoader.name`."""
+        return self._inner.name
+
+    @property
+    def fingerprint(self) -> str:
+        """See `EngineLoader.fingerprint`."""
+        return self._inner.fingerprint
+
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        """See `EngineLoader.load`."""
+        return _DrawnEngine(self._inner.load(graph, exact=exact), self)
+
+    def part(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Scale indices and symbols (N, h/2, w/2), the same for all four parts."""
+        if shape not in self._drawn:
+            self._drawn[shape] = draw_part(self._table, self._levels, shape, self._seed)
+        return self._drawn[shape]
+
+
+class _DrawnEngine:
+    def __init__(self, inner: Engine, loader: DrawnLoader) -> None:
+        self._inner = inner
+        self._loader = loader
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """See `Engine.inputs`."""
+        return self._inner.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """See `Engine.outputs`."""
+        return self._inner.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine.run`."""
+        results = self._inner.run(feeds)
+        if not self._loader.drawing:
+            return results
+        if "y" in results:
+            channels, height, width = results["y"].shape[1:]
+            _, symbols = self._loader.part((channels, height // 2, width // 2))
+            for part in range(PARTS):
+                scatter_part(results["y"][0], part, symbols)
+        if "scale_indices" in results:
+            indices, _ = self._loader.part(results["scale_indices"].shape[1:])
+            results["scale_indices"] = indices[None]
+            results["means"] = np.zeros_like(results["means"])
+        if "quant_step" in results:
+            results["quant_step"] = np.ones_like(results["quant_step"])
+        return results
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._inner.close()
+
+
+def level_probabilities(table: ScaleTable, bits_per_symbol: float) -> NDArray[np.float64]:
+    """Geometric distribution over the scale indices whose symbols cost so many bits on average.
+
+    Raises:
+        ValueError: no such distribution has this rate.
+    """
+    entropies = np.array([_entropy(row) for row in table.frequencies])
+    levels = np.arange(len(entropies))
+
+    def mixture(quotient: float) -> NDArray[np.float64]:
+        weights = quotient**levels
+        return np.asarray(weights / weights.sum(), np.float64)
+
+    low, high = 0.0, 1.0
+    if not entropies @ mixture(low) <= bits_per_symbol <= entropies @ mixture(high):
+        raise ValueError(f"no mixture of this table's scales costs {bits_per_symbol:.4f} bits a symbol")
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropies @ mixture(middle) < bits_per_symbol else (low, middle)
+    return mixture(low)
+
+
+def draw_part(
+    table: ScaleTable, levels: NDArray[np.float64], shape: tuple[int, ...], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Draw scale indices, and symbols under them; no escapes."""
+    random = np.random.default_rng(seed)
+    indices = random.choice(len(levels), shape, p=levels).astype(np.uint8)
+    symbols = np.zeros(shape, np.float32)
+    for index in np.unique(indices).tolist():
+        reach, here = int(table.reach[index]), indices == index
+        weights = table.frequencies[index][: 2 * reach + 1]
+        symbols[here] = random.choice(2 * reach + 1, np.count_nonzero(here), p=weights / weights.sum()) - reach
+    return indices, symbols
+
+
+def _entropy(frequencies: NDArray[np.int64]) -> float:
+    probabilities = frequencies / (1 << PROBABILITY_BITS)
+    return float(-(probabilities * np.log2(probabilities)).sum())
