@@ -36,9 +36,26 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(READY)
-	$(BIN)/glc-bench rate --ckpt $(MODEL)/weights.safetensors --bundle $(MODEL)/demo.glcb tests/data/images/*.png
-	$(BIN)/glc-bench startup --bundle $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png
+# Tables of record: $(call record,NAME,COMMAND) writes docs/benchmarks/NAME.md and, from the last line, NAME.json.
+RECORD := docs/benchmarks
+record  = $(BIN)/glc-bench $(2) --markdown > build/$(1).txt && head -n -1 build/$(1).txt > $(RECORD)/$(1).md \
+          && tail -n 1 build/$(1).txt > $(RECORD)/$(1).json
+
+build/%.glcb: $(READY)
+	mkdir -p build
+	$(BIN)/glc-export --synthetic $* -o $@
+
+# Nothing else may run meanwhile. About half an hour on two cores.
+bench: $(READY) build/natural.glcb build/facial.glcb
+	mkdir -p $(RECORD)
+	$(call record,table-natural,table --config natural -b build/natural.glcb -n 3)
+	$(call record,table-facial,table --config facial -b build/facial.glcb -n 3)
+	$(call record,table-demo,table --config demo -n 3)
+	$(call record,stages-natural,stages -b build/natural.glcb --plot $(RECORD)/stages-natural.png)
+	$(call record,scale-demo,scale -b $(MODEL)/demo.glcb --max-seconds 300 --plot $(RECORD)/scale-demo.png)
+	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g)
+	$(call record,rate-demo,rate --ckpt $(MODEL)/weights.safetensors -b $(MODEL)/demo.glcb tests/data/images/*.png)
+	$(call record,startup,startup -b $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png)
 
 clean:
 	rm -rf build dist $(VENV)

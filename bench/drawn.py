@@ -8,12 +8,14 @@ them. Streams decode to what was drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import Array, Engine, EngineLoader, TensorSpec
+from glc.runtime.bundle import Bundle
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 from glc.runtime.spatial_walk import PARTS, scatter_part
 
@@ -100,6 +102,20 @@ class _DrawnEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._inner.close()
+
+
+def symbol_bits(bundle: Bundle, height: int, width: int, bpp: float) -> float:
+    """Mean cost of a symbol of the latent that makes a payload of a rate; the z indices have their share of it.
+
+    Args:
+        bundle: says how many symbols an image has.
+        height: of the image in pixels.
+        width: likewise.
+        bpp: bits per pixel of the payload.
+    """
+    config = bundle.manifest.config
+    cells = math.prod(-(-side // (4 * config.downsampling)) for side in (height, width))
+    return (bpp * height * width - cells * math.log2(config.codebook_entries)) / (16 * cells * config.latent_channels)
 
 
 def level_probabilities(table: ScaleTable, bits_per_symbol: float) -> NDArray[np.float64]:

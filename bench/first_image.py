@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from glc.bench.memory import peak_memory_bytes
 
 _PROGRAM = "import time; start = time.perf_counter(); from glc.bench.first_image import main; main(start)"
 
@@ -91,11 +92,3 @@ def _run(spec: FirstImageSpec, start: float) -> FirstImage:
         1e3 * (time.perf_counter() - encoded),
         peak_memory_bytes(),
     )
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far; getrusage would count what the parent held when it forked."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    raise OSError("/proc/self/status does not tell VmHWM")

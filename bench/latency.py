@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from glc.bench.drawn import DrawnLoader
+from glc.bench.drawn import DrawnLoader, symbol_bits
 from glc.bench.first_image import FirstImage, FirstImageSpec, measure_first_image
 from glc.bench.rate import ideal_bits
 from glc.bench.timing import Spread, take_turns
@@ -177,7 +177,7 @@ def measure_table(
     torch.set_num_threads(threads)
     image = photograph(setting.height, setting.width)
     bundle, torch_bundle = Bundle.open(bundle_path), open_published(bundle_path)
-    bits = None if setting.bpp is None else _bits_per_symbol(bundle, setting, setting.bpp)
+    bits = None if setting.bpp is None else symbol_bits(bundle, setting.height, setting.width, setting.bpp)
     missing: list[LatencyRow] = []
     subjects: dict[str, _Subject] = {}
     specs: dict[str, tuple[str, str | None]] = {}
@@ -236,13 +236,6 @@ def photograph(height: int, width: int) -> NDArray[np.uint8]:
     pixels = read_image(packaged_photos()[0], DEFAULT_MAX_PIXELS).pixels
     missing = tuple((0, max(size - have, 0)) for size, have in zip((height, width), pixels.shape[:2], strict=True))
     return np.ascontiguousarray(np.pad(pixels, (*missing, (0, 0)), mode="symmetric")[:height, :width])
-
-
-def _bits_per_symbol(bundle: Bundle, setting: Setting, bpp: float) -> float:
-    config = bundle.manifest.config
-    positions = -(-setting.height // config.downsampling) * -(-setting.width // config.downsampling)
-    z_bits = positions / 16 * np.log2(config.codebook_entries)
-    return float((bpp * setting.height * setting.width - z_bits) / (positions * config.latent_channels))
 
 
 def _estimate(

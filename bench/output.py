@@ -88,7 +88,9 @@ def _is_number(cell: str) -> bool:
     return cell[:1].isdigit() or (cell[:1] in "+-" and cell[1:2].isdigit())
 
 
-def show(command: str, tables: Sequence[Table], rows: Sequence[Any], style: Style, device: DeviceCard | None) -> None:
+def show(
+    command: str, tables: Sequence[Table], rows: Sequence[Any], style: Style, device: DeviceCard | None, **more: Any
+) -> None:
     """Print tables, and last one line of JSON.
 
     Args:
@@ -97,6 +99,7 @@ def show(command: str, tables: Sequence[Table], rows: Sequence[Any], style: Styl
         rows: dataclass instances, or what JSON knows: the numbers in full.
         style: of the tables.
         device: what was measured on; None where nothing was timed.
+        more: further members of the document, of the same kinds as rows.
     """
     for table in tables:
         print(table.render(style))
@@ -105,7 +108,15 @@ def show(command: str, tables: Sequence[Table], rows: Sequence[Any], style: Styl
     document = {
         "command": command,
         "device": None if device is None else dataclasses.asdict(device),
-        "rows": [row if isinstance(row, dict) else dataclasses.asdict(row) for row in rows],
+        "rows": [_plain(row) for row in rows],
         "notes": [note for table in tables for note in table.notes],
+        **{
+            name: [_plain(one) for one in value] if isinstance(value, list) else _plain(value)
+            for name, value in more.items()
+        },
     }
     print(json.dumps(document))
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

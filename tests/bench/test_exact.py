@@ -17,7 +17,7 @@ PHOTO = DATA / "images" / "coffee_200x300.png"
 def test_exact_streams_decode_alike_on_every_engine(mini_bundle: Path) -> None:
     command = [sys.executable, "-m", "glc.bench", "exact", "-b", str(mini_bundle), "--crops", "4", str(PHOTO)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = json.loads(result.stdout.splitlines()[-1])
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
     engines = {row["encoder"] for row in rows}
     assert {name.partition(" ")[0] for name in engines} == {"onnxruntime", "openvino"}
     assert len(rows) == len(engines) ** 2 >= 16

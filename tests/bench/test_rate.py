@@ -95,7 +95,7 @@ def test_the_command_ends_with_one_json_document(mini_float_bundle: Path) -> Non
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     document = json.loads(result.stdout.splitlines()[-1])
-    assert [row["quality"] for row in document] == [0, 1, 2, 3]
+    assert [row["quality"] for row in document["rows"]] == [0, 1, 2, 3]
 
 
 def test_startup_times_every_command(mini_float_bundle: Path) -> None:
@@ -114,5 +114,5 @@ def test_startup_times_every_command(mini_float_bundle: Path) -> None:
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     document = json.loads(result.stdout.splitlines()[-1])
-    assert [row["what"] for row in document][:2] == ["import numpy", "import glc"]
-    assert all(0 < row["median_ms"] <= row["largest_ms"] for row in document)
+    assert [row["what"] for row in document["rows"]][:2] == ["import numpy", "import glc"]
+    assert all(0 < row["median_ms"] <= row["largest_ms"] for row in document["rows"])

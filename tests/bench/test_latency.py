@@ -1,0 +1,113 @@
+"""Rows of the latency table: drawn rates, torch beside the engines, what is missing, what is quoted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import load_image
+
+import glc
+from glc.bench.drawn import DrawnLoader, draw_part, level_probabilities
+from glc.bench.latency import AGAIN, SETTINGS, Config, measure_table, photograph
+from glc.bench.rate import ideal_bits
+from glc.bench.table import latency_table
+from glc.bench.torch_engine import MODES, exact_reference, open_published, published
+from glc.engines import engine_loader
+from glc.errors import ModelMismatch
+from glc.export import GlcModel, reference, synthetic_model
+from glc.export.synthetic import MINI
+from glc.runtime.bundle import Bundle
+
+IMAGE = load_image("coffee_200x300.png")[:130, :97]
+
+
+@pytest.mark.parametrize("bits", [0.01, 0.03, 0.5, 2.0])
+def test_drawn_symbols_cost_what_was_asked(mini_bundle: Path, bits: float) -> None:
+    table = Bundle.open(mini_bundle).tables().scales
+    indices, symbols = draw_part(table, level_probabilities(table, bits), (64, 40, 40), seed=1)
+    assert ideal_bits(symbols.astype(np.int16), indices, table) / symbols.size == pytest.approx(bits, rel=0.15)
+
+
+def test_rates_beyond_the_table_are_refused(mini_bundle: Path) -> None:
+    with pytest.raises(ValueError, match=r"costs 9\.0000 bits a symbol"):
+        level_probabilities(Bundle.open(mini_bundle).tables().scales, 9.0)
+
+
+def test_drawn_streams_decode_to_what_was_drawn(mini_bundle: Path) -> None:
+    bundle = Bundle.open(mini_bundle)
+    loader = DrawnLoader(engine_loader("onnxruntime", 1), bundle.tables().scales, 0.2)
+    with glc.Codec(bundle, loader) as codec:
+        codec.warm_up()
+        loader.drawing = True
+        latent = codec.decode_latent(codec.encode(IMAGE))
+    _, symbols = loader.part((32, *(size // 2 for size in latent.shape[1:])))
+    assert np.count_nonzero(symbols)
+    assert (
+        np.bincount(np.abs(latent).astype(int).ravel())[1:].tolist()
+        == (4 * np.bincount(np.abs(symbols).astype(int).ravel())[1:]).tolist()
+    )
+
+
+def test_torch_behind_the_protocol_codes_as_the_published_model(mini_bundle: Path, mini_model: GlcModel) -> None:
+    bundle = open_published(mini_bundle)
+    with glc.Codec(bundle, published(mini_model, bundle, "float32")) as codec:
+        found = codec.decode_latent(codec.encode(IMAGE, 2))
+    expected = reference(mini_model, IMAGE, 2).y_hat
+    assert (np.abs(found - expected) < 1e-3).mean() > 0.999
+
+
+def test_the_exact_reference_reads_streams_of_an_engine(mini_bundle: Path, mini_model: GlcModel) -> None:
+    bundle = Bundle.open(mini_bundle)
+    with glc.Codec(bundle, engine_loader("onnxruntime", 1)) as ours:
+        data = ours.encode(IMAGE, 1)
+        with glc.Codec(bundle, exact_reference(synthetic_model(MINI), bundle)) as theirs:
+            np.testing.assert_array_equal(ours.decode_latent(data), theirs.decode_latent(data))
+
+
+def test_other_weights_are_refused(mini_bundle: Path) -> None:
+    bundle = open_published(mini_bundle)
+    with pytest.raises(ModelMismatch, match="was not exported from this model"):
+        published(synthetic_model(MINI, seed=1), bundle, "float32")
+    with pytest.raises(ValueError, match="unknown mode 'int8'"):
+        published(synthetic_model(MINI), bundle, "int8")
+
+
+@pytest.mark.slow
+def test_every_row_is_measured_quoted_or_named_as_missing(mini_bundle: Path, mini_model: GlcModel) -> None:
+    threads = torch.get_num_threads()
+    setting = replace(SETTINGS[Config.NATURAL], height=64, width=96, bpp=0.2)
+    rows = measure_table(
+        Config.NATURAL, mini_model, mini_bundle, threads=1, repetitions=1, setting=setting, modes=MODES[:2]
+    )
+    torch.set_num_threads(threads)
+    kinds = {row.row: row.kind for row in rows}
+    assert kinds["onnxruntime f32"] == kinds["openvino f32"] == kinds["PyTorch float32"] == "measured"
+    assert kinds["openvino f16"] in ("measured", "unavailable")
+    assert sum(name.endswith(AGAIN) for name in kinds) == 1
+    quoted = [(row.row, row.encode_ms, row.decode_ms, row.remark) for row in rows if row.kind == "quoted"]
+    assert ("GLC", 37.1, 58.6, "paper, A100, PyTorch") in quoted
+    for row in rows:
+        if row.kind == "measured":
+            assert row.encode_parts
+            assert row.encode_ms
+            assert row.encode_parts.sum_ms == pytest.approx(row.encode_ms, rel=1e-6)  # of one turn
+            assert row.file_bpp == pytest.approx(row.estimate_bpp, rel=0.25)  # tiny files: the header shows
+            if not row.row.endswith(AGAIN):
+                assert row.first_image
+                assert row.first_image.import_ms > 0
+        if row.kind == "unavailable":
+            assert "choose one of" in row.remark
+    text = "\n".join(latency_table(rows, setting).notes)
+    assert "Symbols drawn at 0.2 bpp" in text
+    assert "measured twice" in text
+    assert "add up to its total within 3%" in text
+
+
+def test_a_photograph_is_mirrored_up_to_the_size_that_is_asked() -> None:
+    large = photograph(512, 768)
+    assert large.shape == (512, 768, 3)
+    np.testing.assert_array_equal(photograph(100, 120), large[:100, :120])
