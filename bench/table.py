@@ -14,6 +14,7 @@ from glc.bench.app import app
 from glc.bench.device import device_card
 from glc.bench.latency import AGAIN, SETTINGS, Config, LatencyRow, Parts, Setting, measure_table
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
+from glc.bench.peers import PEERS
 from glc.bench.timing import AGREEMENT, Spread, disagreement
 from glc.engines.processor import available_threads
 from glc.export import GlcModel, export_bundle, load_checkpoint, synthetic_model
@@ -53,6 +54,12 @@ def table(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-n", min=1, help="Timed turns, after one more.")] = 5,
+    peer: Annotated[
+        list[str] | None, typer.Option("--peer", help=f"Other codecs too: {', '.join(PEERS)}.", show_default=False)
+    ] = None,
+    peer_python: Annotated[
+        str | None, typer.Option("--peer-python", help="Interpreter that has their package; this one by default.")
+    ] = None,
     markdown: MarkdownOption = False,
     latex: LatexOption = False,
     as_csv: CsvOption = False,
@@ -63,6 +70,9 @@ def table(
     rate where the weights are not trained, since the entropy coder's time depends on it.
     """
     style = chosen_style(markdown=markdown, latex=latex, as_csv=as_csv)
+    for package in peer or ():
+        if package not in PEERS:
+            raise typer.BadParameter(f"no peer is called {package!r}; choose one of {', '.join(PEERS)}")
     log = Console(stderr=True)
     with log.status("load weights") as status, tempfile.TemporaryDirectory() as folder:
         model = _model(config, checkpoint)
@@ -78,6 +88,8 @@ def table(
             path,
             threads=threads or available_threads(),
             repetitions=repetitions,
+            peers=peer or (),
+            peer_python=peer_python,
             on_step=status.update,
         )
     show("table", [latency_table(rows, SETTINGS[config])], rows, style, device_card())
@@ -114,7 +126,7 @@ def _notes(rows: Sequence[LatencyRow], setting: Setting) -> tuple[str, ...]:
         if name.endswith(AGAIN):
             first = measured[name.removesuffix(AGAIN)]
             notes.append(_agreement(first, again))
-    apart = [name for name, row in measured.items() if not _adds_up(row)]
+    apart = [name for name, row in measured.items() if row.encode_parts and not _adds_up(row)]
     notes.append(
         f"Parts do not add up within {_ADDS_UP:.0%} in: {', '.join(apart)}."
         if apart

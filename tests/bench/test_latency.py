@@ -11,8 +11,9 @@ import torch
 from tests.conftest import load_image
 
 import glc
+from glc.bench.contenders import photograph
 from glc.bench.drawn import DrawnLoader, draw_part, level_probabilities
-from glc.bench.latency import AGAIN, SETTINGS, Config, measure_table, photograph
+from glc.bench.latency import AGAIN, SETTINGS, Config, measure_table
 from glc.bench.rate import ideal_bits
 from glc.bench.table import latency_table
 from glc.bench.torch_engine import MODES, exact_reference, open_published, published

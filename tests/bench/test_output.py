@@ -25,8 +25,8 @@ class _Row:
 def test_numbers_stand_to_the_right_and_text_to_the_left() -> None:
     lines = TABLE.render(Style.TEXT).splitlines()
     assert lines[0] == "Latency"
-    assert "fast            1.5" in lines
-    assert "slow, very    12.25" in lines
+    assert "fast          1.5" in lines
+    assert "slow, very  12.25" in lines
     assert lines[-1] == "measured here"
 
 

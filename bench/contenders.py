@@ -1,0 +1,178 @@
+"""Who takes part in a latency table: this runtime on each engine, the model in PyTorch, other codecs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.bench.drawn import DrawnLoader
+from glc.bench.first_image import FirstImage, FirstImageSpec, measure_first_image
+from glc.bench.peers import PEERS, PeerProcess
+from glc.bench.rate import ideal_bits
+from glc.bench.torch_engine import open_published, published
+from glc.engines import EngineLoader, engine_loader
+from glc.errors import EngineUnavailable
+from glc.export import GlcModel, reference
+from glc.runtime.bundle import Bundle
+from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.default_model import packaged_photos
+from glc.runtime.images import read_image
+
+_QUALITY = 1
+_ENGINES = (("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("openvino", "f16"))
+
+
+@dataclass(slots=True)
+class Turn:
+    """One encode and one decode."""
+
+    encode_ms: float = 0.0
+    decode_ms: float = 0.0
+    encode_stages: dict[str, float] = field(default_factory=dict)
+    """Stage -> milliseconds; empty where the codec does not tell."""
+    decode_stages: dict[str, float] = field(default_factory=dict)
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """One row that is measured."""
+
+    name: str
+    parameters: int
+    estimate_bpp: float | None
+    turn: Callable[[], Turn]
+    first_image: Callable[[], FirstImage]
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One row that cannot be."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What all contenders do."""
+
+    model: GlcModel
+    """The weights that the bundle was exported from."""
+    bundle: Path
+    checkpoint: str
+    """The same weights in a file, for fresh processes."""
+    image: NDArray[np.uint8]
+    bits_per_symbol: float | None
+    """At which symbols are drawn; None codes the image as it is."""
+    threads: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def engine_contenders(task: Task) -> Iterator[Contender | Missing]:
+    """This runtime on every engine and precision."""
+    bundle = Bundle.open(task.bundle)
+    for engine, precision in _ENGINES:
+        name = f"{engine} {precision}"
+        try:
+            loader = engine_loader(engine, task.threads, precision)
+        except EngineUnavailable as error:
+            yield Missing(name, str(error))
+        else:
+            spec = FirstImageSpec(str(task.bundle), None, engine, precision, task.threads, *task.size)
+            yield _codec_contender(task, name, bundle, loader, spec)
+
+
+def torch_contenders(task: Task, modes: Iterable[str]) -> Iterator[Contender]:
+    """The published model in PyTorch with the same walk and entropy coder.
+
+    Raises:
+        ModelMismatch: the bundle has other weights.
+    """
+    bundle = open_published(task.bundle)
+    for mode in modes:
+        spec = FirstImageSpec(str(task.bundle), task.checkpoint, mode, None, task.threads, *task.size)
+        yield _codec_contender(task, f"PyTorch {mode}", bundle, published(task.model, bundle, mode), spec)
+
+
+def peer_contenders(
+    task: Task, packages: Iterable[str], python: str | None, folder: Path
+) -> Iterator[tuple[Contender, PeerProcess] | Missing]:
+    """Other codecs, each in a process that the caller closes."""
+    path = folder / "image.npy"
+    np.save(path, task.image)
+    for package in packages:
+        for model in PEERS[package]:
+            name = f"{package} {model}"
+            try:
+                process = PeerProcess(package, model, path, task.threads, python)
+            except EngineUnavailable as error:
+                yield Missing(name, str(error))
+                break  # what keeps one model from starting keeps all
+            turn = functools.partial(_peer_turn, process)
+            first = functools.partial(getattr, process, "first_image")
+            remark = "random weights: its rate says nothing"
+            yield Contender(name, process.parameters, None, turn, first, remark), process
+
+
+def photograph(height: int, width: int) -> NDArray[np.uint8]:
+    """A photograph of the package, mirrored at its edges up to a size."""
+    pixels = read_image(packaged_photos()[0], DEFAULT_MAX_PIXELS).pixels
+    missing = tuple((0, max(size - have, 0)) for size, have in zip((height, width), pixels.shape[:2], strict=True))
+    return np.ascontiguousarray(np.pad(pixels, (*missing, (0, 0)), mode="symmetric")[:height, :width])
+
+
+def _codec_contender(task: Task, name: str, bundle: Bundle, loader: EngineLoader, spec: FirstImageSpec) -> Contender:
+    stages: dict[str, float] = {}
+    drawn = None
+    if task.bits_per_symbol is not None:
+        loader = drawn = DrawnLoader(loader, bundle.tables().scales, task.bits_per_symbol)
+    codec = Codec(bundle, loader, on_stage=lambda stage, ms: stages.update({stage: stages.get(stage, 0.0) + ms}))
+    codec.warm_up()
+    if drawn is not None:
+        drawn.drawing = True  # not before: conformance is of the networks' own results
+    parameters = sum(tensor.numel() for tensor in task.model.parameters())
+    turn = functools.partial(_codec_turn, codec, task.image, stages)
+    return Contender(name, parameters, _estimate(task, bundle, drawn), turn, lambda: measure_first_image(spec))
+
+
+def _codec_turn(codec: Codec, image: NDArray[np.uint8], stages: dict[str, float]) -> Turn:
+    turn = Turn()
+    stages.clear()
+    start = perf_counter()
+    data = codec.encode(image, _QUALITY)
+    turn.encode_ms, turn.encode_stages, turn.file_bytes = 1e3 * (perf_counter() - start), dict(stages), len(data)
+    stages.clear()
+    start = perf_counter()
+    codec.decode(data)
+    turn.decode_ms, turn.decode_stages = 1e3 * (perf_counter() - start), dict(stages)
+    return turn
+
+
+def _peer_turn(process: PeerProcess) -> Turn:
+    found = process.turn()
+    return Turn(found.encode_ms, found.decode_ms, file_bytes=found.file_bytes)
+
+
+def _estimate(task: Task, bundle: Bundle, drawn: DrawnLoader | None) -> float:
+    """Bits per pixel: of drawn symbols their ideal cost, of a photograph the published estimate."""
+    height, width = task.size
+    if drawn is None:
+        expected = reference(task.model, task.image, _QUALITY)
+        return float((expected.bit_y + expected.bit_z) / (height * width))
+    config = bundle.manifest.config
+    cells = tuple(-(-size // (4 * config.downsampling)) for size in (height, width))
+    indices, symbols = drawn.part((config.latent_channels, 2 * cells[0], 2 * cells[1]))
+    y_bits = 4 * ideal_bits(symbols.astype(np.int16), indices, bundle.tables().scales)
+    return float((y_bits + cells[0] * cells[1] * np.log2(config.codebook_entries)) / (height * width))
