@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew
 from glc.runtime.files import read_at_most
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
+from glc.runtime.messages import one_line
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.signatures import EXACT_GRAPHS, signatures
 
@@ -138,17 +139,21 @@ class Bundle:
 
     def _read_arrays(self, entry: FileEntry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         """Read arrays of an npz file that unpacks to no more than is allowed."""
-        content = self._read(entry)
+        content = self._read(entry, _MAX_TABLE_BYTES)
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
                     raise BundleInvalid(f"{self.path}: {entry.name}: it unpacks to more than {_MAX_TABLE_BYTES} bytes")
                 return {name: _read_array(archive, f"{name}.npy") for name in names}
         except _ZIP_ERRORS as error:
-            raise BundleInvalid(f"{self.path}: {entry.name} cannot be read: {error}") from error
+            raise BundleInvalid(f"{self.path}: {entry.name} cannot be read: {one_line(error)}") from error
 
-    def _read(self, entry: FileEntry) -> bytes:
-        content = _read_member(self.path, entry.name, entry.size_bytes)
+    def _read(self, entry: FileEntry, most_bytes: int | None = None) -> bytes:
+        """Read a file and check it, unless it is larger than is allowed of its kind."""
+        limit = entry.size_bytes if most_bytes is None else min(entry.size_bytes, most_bytes)
+        content = _read_member(self.path, entry.name, limit)
+        if most_bytes is not None and len(content) > most_bytes:
+            raise BundleInvalid(f"{self.path}: {entry.name} is larger than {most_bytes} bytes")
         if len(content) != entry.size_bytes:
             raise BundleAltered(
                 f"{self.path}: {entry.name} has {len(content)} bytes; the manifest says {entry.size_bytes}: "
@@ -165,27 +170,46 @@ class Bundle:
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """Read one array; its size is that of its data, whatever its header says, so that none is taken on trust."""
-    data = io.BytesIO(archive.read(name))
+    with _opened(archive, name) as member:
+        data = io.BytesIO(member.read())
     version = np.lib.format.read_magic(data)
     if version != (1, 0):
         raise ValueError(f"{name} has NPY version {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(data)
+    try:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(data)
+    except Exception as error:  # numpy hands the header to Python's parsers, whose errors have no common base
+        raise ValueError(f"{name} has a malformed header: {one_line(error)}") from error
     if dtype.hasobject or fortran_order or math.prod(shape) * dtype.itemsize != len(data.getvalue()) - data.tell():
         raise ValueError(f"{name} is {dtype} {list(shape)}, which is not what it holds")
     return np.frombuffer(data.getvalue(), dtype, offset=data.tell()).reshape(shape)
+
+
+def _opened(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Open a member, unless bzip2 or LZMA packed it: zipfile unpacks those without a limit, whatever is asked for.
+
+    Raises:
+        KeyError: there is no such member.
+        ValueError: it is neither stored nor deflated.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"it is compressed by method {member.compress_type}; store it uncompressed")
+    return archive.open(member)
 
 
 def _read_member(bundle: Path, name: str, most_bytes: int) -> bytes:
     """Read at most one byte more than allowed, so that a wrong size shows and a huge file takes no memory."""
     try:
         if bundle.is_dir():
+            if not (bundle / name).is_file():  # a pipe would wait for a writer, a device might never end
+                raise BundleAltered(f"{bundle}: {name} is missing or not a file; export again")
             with (bundle / name).open("rb") as file:
                 return read_at_most(file, most_bytes)
-        with zipfile.ZipFile(bundle) as archive, archive.open(name) as member:
+        with zipfile.ZipFile(bundle) as archive, _opened(archive, name) as member:
             return read_at_most(member, most_bytes)
     except zipfile.BadZipFile as error:
-        raise BundleInvalid(f"{bundle} is neither a bundle directory nor a zip of one: {error}") from error
+        raise BundleInvalid(f"{bundle} is neither a bundle directory nor a zip of one: {one_line(error)}") from error
     except (KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleAltered(f"{bundle}: {name} is missing; export again") from error
     except _ZIP_ERRORS as error:
-        raise BundleInvalid(f"{bundle}: {name} cannot be read: {error}") from error
+        raise BundleInvalid(f"{bundle}: {name} cannot be read: {one_line(error)}") from error

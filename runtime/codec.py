@@ -25,7 +25,6 @@ from glc.errors import (
     CorruptBitstream,
     EngineFailed,
     EngineMismatch,
-    EngineRejectedGraph,
     EngineUnavailable,
     ImageTooLarge,
     ModelMismatch,
@@ -45,6 +44,7 @@ from glc.runtime.bitstream import (
 from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
+from glc.runtime.messages import one_line
 from glc.runtime.networks import HyperPrior, Networks, StageListener, interpolated_row
 from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder
@@ -155,14 +155,13 @@ class Codec:
         image = self._checked_image(image)
         header = Header(quality_units(quality, self.qualities), image.shape[1], image.shape[0])
         q_row = interpolated_row(self._tables.q_enc, header.quality_units)
-        y, z_indices = self._networks.analysis(image, q_row)
-        if z_indices.shape != self._hyper_size(header):
-            raise EngineRejectedGraph("the manifest's downsampling is not that of graph analysis")
+        y, z_indices = self._networks.analysis(image, q_row, self._hyper_size(header))
         prior = self._networks.hyper_prior(z_indices)
         payload = PayloadEncoder(self._models)
         with self._networks.stage("entropy_coding"):
             payload.put_indices(z_indices, self.bundle.manifest.config.codebook_entries)
-        self._walk(prior, LatentCoder(_divided(y, prior.quant_step), payload))
+        with np.errstate(all="ignore"):  # where a model gives no numbers, the coder says so
+            self._walk(prior, LatentCoder(y / prior.quant_step, payload))
         return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
 
     def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False) -> Image:
@@ -293,8 +292,9 @@ class Codec:
         ours = bytes.fromhex(self.bundle.manifest.model_id)[:model_bytes].hex()
         made = info.identity[:model_bytes].hex()
         if made != ours:
+            label = one_line(self.bundle.manifest.label)
             raise ModelMismatch(
-                f"the stream was made with model {made}; this bundle is model {ours} ({self.bundle.manifest.label}): "
+                f"the stream was made with model {made}; this bundle is model {ours} ({label}): "
                 "open the bundle that made it"
             )
         raise EngineMismatch(
@@ -330,15 +330,14 @@ class Codec:
 
     def _y_hat(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> NDArray[np.float32]:
         prior = self._networks.hyper_prior(z_indices)
-        y_hat = self._walk(prior, coder) * prior.quant_step
+        with np.errstate(all="ignore"):
+            y_hat = self._walk(prior, coder) * prior.quant_step
         if not np.isfinite(y_hat).all():
             raise EngineFailed("the decoded latent is not finite")
         return y_hat
 
     def _synthesise(self, header: Header, y_hat: NDArray[np.float32]) -> Image:
         image = self._networks.synthesis(y_hat, interpolated_row(self._tables.q_dec, header.quality_units))
-        if image.shape[0] < header.height or image.shape[1] < header.width:
-            raise EngineRejectedGraph("the manifest's downsampling is not that of graph synthesis")
         return np.ascontiguousarray(image[: header.height, : header.width])
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
@@ -359,12 +358,6 @@ class _TimedCoder:
     def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
         with self._networks.stage("entropy_coding"):
             return self._coder.code(part, prior)
-
-
-def _divided(y: NDArray[np.float32], quant_step: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide; where that is no number, the coder says so."""
-    with np.errstate(all="ignore"):
-        return y / quant_step
 
 
 def _identity(bundle: Bundle, loader: EngineLoader) -> tuple[Arithmetic, bytes]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from glc.engines import TensorSpec
 from glc.errors import BundleInvalid, BundleTooNew
+from glc.runtime.messages import named, one_line, shown
 
 SCHEMA = 1
 """Newest manifest schema that this software reads, and the one that it writes."""
@@ -22,8 +23,8 @@ ArithmeticName = Literal["exact", "float"]
 DTYPES = ("float32", "uint8", "int32")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Relative, no "..", nothing hidden: a hostile manifest must not reach outside its bundle.
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+# Relative, no "..", nothing hidden: a hostile manifest must not reach outside its bundle. Short: systems have limits.
+_FILE_NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +112,18 @@ class Manifest:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise BundleInvalid(f"manifest.json is not JSON: {error}") from error
+            raise BundleInvalid(f"manifest.json is not JSON: {one_line(error)}") from error
         root = _Fields(document, "manifest.json")
         if root.take("format", str) != FORMAT:
-            raise BundleInvalid(f"manifest.json: format is {_short(document['format'])}; expected {FORMAT!r}")
+            raise BundleInvalid(f"manifest.json: format is {shown(document['format'])}; expected {FORMAT!r}")
         schema = root.take("schema", int)
         if schema < 1:
-            raise BundleInvalid(f"manifest.json: schema is {_short(schema)}; expected 1..{SCHEMA}")
+            raise BundleInvalid(f"manifest.json: schema is {shown(schema)}; expected 1..{SCHEMA}")
         if schema > SCHEMA:
-            raise BundleTooNew(
-                f"bundle schema {_short(schema)}; this software reads up to {SCHEMA}: upgrade glc-deploy"
-            )
+            raise BundleTooNew(f"bundle schema {shown(schema)}; this software reads up to {SCHEMA}: upgrade glc-deploy")
         arithmetic = root.take("arithmetic", str)
         if arithmetic not in ("exact", "float"):
-            raise BundleInvalid(f"manifest.json: arithmetic is {_short(arithmetic)}; expected 'exact' or 'float'")
+            raise BundleInvalid(f"manifest.json: arithmetic is {shown(arithmetic)}; expected 'exact' or 'float'")
         graphs = root.fields("graphs")
         return cls(
             model_id=root.matching("model_id", _SHA256),
@@ -138,12 +137,6 @@ class Manifest:
             conformance=_file(root.fields("conformance")) if arithmetic == "exact" else None,
             producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
         )
-
-
-def _short(value: object) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class _Fields:
@@ -161,30 +154,30 @@ class _Fields:
     def take(self, name: str, kind: type) -> Any:
         value = self._value.get(name)
         if type(value) is not kind:
-            found = "missing" if name not in self._value else repr(value)[:60]
-            raise BundleInvalid(f"{self._where}: {name} is {found}; expected {kind.__name__}")
+            found = "missing" if name not in self._value else shown(value)
+            raise BundleInvalid(f"{self._where}: {named(name)} is {found}; expected {kind.__name__}")
         return value
 
     def printable(self, name: str) -> str:
         value: str = self.take(name, str)
         if not value.isprintable():
-            raise BundleInvalid(f"{self._where}: {name} is {_short(value)}; expected one line of printable text")
+            raise BundleInvalid(f"{self._where}: {name} is {shown(value)}; expected one line of printable text")
         return value
 
     def positive(self, name: str, most: int) -> int:
         value: int = self.take(name, int)
         if not 1 <= value <= most:
-            raise BundleInvalid(f"{self._where}: {name} is {_short(value)}; expected 1..{most}")
+            raise BundleInvalid(f"{self._where}: {name} is {shown(value)}; expected 1..{most}")
         return value
 
     def matching(self, name: str, pattern: re.Pattern[str]) -> str:
         value: str = self.take(name, str)
         if not pattern.fullmatch(value):
-            raise BundleInvalid(f"{self._where}: {name} is {value[:80]!r}; expected the form {pattern.pattern}")
+            raise BundleInvalid(f"{self._where}: {name} is {shown(value)}; expected the form {pattern.pattern}")
         return value
 
     def fields(self, name: str) -> _Fields:
-        return _Fields(self._value.get(name), f"{self._where}: {name}")
+        return _Fields(self._value.get(name), f"{self._where}: {named(name)}")
 
     def each(self, name: str) -> list[_Fields]:
         items = self.take(name, list)
@@ -226,6 +219,6 @@ def _tensor(fields: _Fields) -> TensorSpec:
     shape = fields.take("shape", list)
     if dtype not in DTYPES or not all(size is None or (type(size) is int and size > 0) for size in shape):
         raise BundleInvalid(
-            f"manifest.json: a tensor is {_short(dtype)} {_short(shape)}; expected one of {DTYPES} and sizes or null"
+            f"manifest.json: a tensor is {shown(dtype)} {shown(shape)}; expected one of {DTYPES} and sizes or null"
         )
     return TensorSpec(fields.take("name", str), dtype, tuple(shape))

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, EngineLoader
+from glc.engines import Array, Engine, EngineLoader, TensorSpec
 from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
 from glc.runtime.conformance import require_conformance
+from glc.runtime.messages import one_line
 from glc.runtime.spatial_walk import PartPrior
 
 Latent = NDArray[np.float32]
@@ -47,23 +48,43 @@ class Networks:
         self._loading = threading.Lock()
         self._closed = False
 
-    def analysis(self, image: NDArray[np.uint8], q_row: Latent) -> tuple[Latent, NDArray[np.int32]]:
-        """Image (H, W, 3) and row (N,) of q_enc to y (N, h, w) and z indices (h/4, w/4)."""
-        results = self._run("analysis", image=image[None], q_row=q_row.reshape(1, -1, 1, 1))
+    def analysis(
+        self, image: NDArray[np.uint8], q_row: Latent, hyper_size: tuple[int, int]
+    ) -> tuple[Latent, NDArray[np.int32]]:
+        """Image (H, W, 3) and row (N,) of q_enc to y (N, h, w) and z indices of the stated size (h/4, w/4)."""
+        rows, columns = hyper_size
+        results = self._run(
+            "analysis",
+            {"image": image[None], "q_row": q_row.reshape(1, -1, 1, 1)},
+            {"y": self._latent(4 * rows, 4 * columns), "z_indices": (1, rows, columns)},
+        )
         return results["y"][0], results["z_indices"][0]
 
     def hyper_prior(self, z_indices: NDArray[np.int32]) -> HyperPrior:
         """Z indices (h/4, w/4) to what they tell of the latent."""
-        results = self._run("hyper_prior", z_indices=z_indices[None])
+        rows, columns = z_indices.shape
+        latent, part = self._latent(4 * rows, 4 * columns), self._latent(2 * rows, 2 * columns)
+        results = self._run(
+            "hyper_prior",
+            {"z_indices": z_indices[None]},
+            {"scale_indices": part, "means": part, "quant_step": latent, "context": latent},
+        )
         return HyperPrior(_part_prior(results), results["quant_step"][0], results["context"])
 
     def spatial_prior(self, part: int, y_hat: Latent, context: Latent) -> PartPrior:
         """y_hat so far (N, h, w) to the prior of part 1, 2 or 3."""
-        return _part_prior(self._run(f"spatial_prior_{part}", y_hat=y_hat[None], context=context))
+        shape = self._latent(y_hat.shape[1] // 2, y_hat.shape[2] // 2)
+        feeds = {"y_hat": y_hat[None], "context": context}
+        return _part_prior(self._run(f"spatial_prior_{part}", feeds, {"scale_indices": shape, "means": shape}))
 
     def synthesis(self, y_hat: Latent, q_row: Latent) -> NDArray[np.uint8]:
         """y_hat (N, h, w) and row (N,) of q_dec to an image (f h, f w, 3), padding included."""
-        results = self._run("synthesis", y_hat=y_hat[None], q_row=q_row.reshape(1, -1, 1, 1))
+        factor = self._bundle.manifest.config.downsampling
+        results = self._run(
+            "synthesis",
+            {"y_hat": y_hat[None], "q_row": q_row.reshape(1, -1, 1, 1)},
+            {"image": (1, factor * y_hat.shape[1], factor * y_hat.shape[2], 3)},
+        )
         image: NDArray[np.uint8] = results["image"][0]
         return image
 
@@ -88,10 +109,22 @@ class Networks:
         if self._on_stage is not None:
             self._on_stage(name, 1e3 * (time.perf_counter() - start))
 
-    def _run(self, graph: str, **feeds: Array) -> dict[str, Array]:
+    def _latent(self, rows: int, columns: int) -> tuple[int, ...]:
+        return 1, self._bundle.manifest.config.latent_channels, rows, columns
+
+    def _run(self, graph: str, feeds: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Run a graph; an SDK lets it give other shapes than it declares, so they are compared with the right ones."""
         engine = self._engine(graph)
-        with self.stage(graph):
-            return engine.run(feeds)
+        with self.stage(graph), _naming(graph):
+            results = engine.run(feeds)
+        for spec in engine.outputs:
+            expected, found = TensorSpec(spec.name, spec.dtype, shapes[spec.name]), results[spec.name]
+            if not expected.accepts(found):
+                raise EngineRejectedGraph(
+                    f"graph {graph} gives {found.dtype} {list(found.shape)}; expected {expected}: it is not the graph "
+                    "that the manifest describes"
+                )
+        return results
 
     def _engine(self, graph: str) -> Engine:
         engine = self._engines.get(graph)
@@ -108,14 +141,25 @@ class Networks:
     def _load(self, graph: str) -> Engine:
         entry, content = self._bundle.graph(graph)
         cases = self._bundle.conformance(graph)
-        engine = self._loader.load(content, exact=cases is not None)
+        with _naming(graph):
+            engine = self._loader.load(content, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))
-            raise EngineRejectedGraph(f"graph {graph} has {found}; the manifest says {expected}")
+            raise EngineRejectedGraph(f"graph {graph} has {one_line(found)}; the manifest says {expected}")
         if cases is not None:
-            require_conformance(graph, engine, self._loader.fingerprint, cases)
+            with _naming(graph):
+                require_conformance(graph, engine, self._loader.fingerprint, cases)
         return engine
+
+
+@contextlib.contextmanager
+def _naming(graph: str) -> Iterator[None]:
+    """Name the graph in an engine's errors, whose words may come out of the graph itself."""
+    try:
+        yield
+    except (EngineFailed, EngineRejectedGraph) as error:
+        raise type(error)(f"graph {graph}: {one_line(error)}") from error
 
 
 def interpolated_row(rows: Latent, units: int) -> Latent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import struct
@@ -323,6 +324,35 @@ def test_missing_tables_are_named(slim: Path) -> None:
     _refusal(slim, BundleAltered, str(slim), "tables.npz is missing")
 
 
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [_pipe, _endless, _loop])
+@pytest.mark.parametrize(("name", "kind"), [("manifest.json", BundleInvalid), ("tables.npz", BundleAltered)])
+def test_a_member_that_is_no_file_is_not_opened(
+    name: str, kind: type[BundleError], make: Callable[[Path], None], slim: Path
+) -> None:
+    (slim / name).unlink()
+    make(slim / name)
+    _refusal(slim, kind, str(slim), name)
+
+
+def test_a_member_may_be_a_link_to_a_file(slim: Path, tmp_path: Path) -> None:
+    (slim / "tables.npz").rename(tmp_path / "blob")
+    (slim / "tables.npz").symlink_to(tmp_path / "blob")
+    glc.Codec.open(slim)
+
+
 def test_tables_that_are_a_directory_are_named(slim: Path) -> None:
     (slim / "tables.npz").unlink()
     (slim / "tables.npz").mkdir()
@@ -351,6 +381,25 @@ def test_a_size_that_is_not_the_files_takes_no_memory(
     tracemalloc.start()
     try:
         _refusal(path, BundleAltered, "tables.npz")
+        assert tracemalloc.get_traced_memory()[1] < LITTLE_MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+@pytest.mark.parametrize("member", ["manifest.json", "tables.npz"])
+def test_a_compression_that_unpacks_without_a_limit_is_refused(
+    member: str, compression: int, slim: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.zip"
+    large = bytes(100 << 20) if compression == zipfile.ZIP_BZIP2 else bytes(1 << 20)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("manifest.json", "tables.npz"):
+            content = large if name == member else (slim / name).read_bytes()
+            archive.writestr(name, content, compression if name == member else zipfile.ZIP_STORED)
+    tracemalloc.start()
+    try:
+        _refusal(path, BundleInvalid, str(path), member, "compressed", "store it")
         assert tracemalloc.get_traced_memory()[1] < LITTLE_MEMORY
     finally:
         tracemalloc.stop()
@@ -456,6 +505,35 @@ def _claim(shape: str) -> Callable[[Arrays], bytes]:
     return make
 
 
+def _header(text: str) -> Callable[[Arrays], bytes]:
+    """q_enc has another header."""
+
+    def make(arrays: Arrays) -> bytes:
+        buffer, encoded = io.BytesIO(), text.encode("latin-1")
+        with zipfile.ZipFile(io.BytesIO(_npz(arrays))) as source, zipfile.ZipFile(buffer, "w") as target:
+            for name in source.namelist():
+                content = source.read(name)
+                if name == "q_enc.npy":
+                    content = content[:8] + len(encoded).to_bytes(2, "little") + encoded + content[128:]
+                target.writestr(name, content)
+        return buffer.getvalue()
+
+    return make
+
+
+def _packed_by(compression: int) -> Callable[[Arrays], bytes]:
+    """Valid arrays in a zip of another compression."""
+
+    def make(arrays: Arrays) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(_npz(arrays))) as source, zipfile.ZipFile(buffer, "w", compression) as target:
+            for name in source.namelist():
+                target.writestr(name, source.read(name))
+        return buffer.getvalue()
+
+    return make
+
+
 def _damaged_deflate(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -498,6 +576,22 @@ def _bare_array(arrays: Arrays) -> bytes:
         pytest.param(_claim("(4, 99999999999999999999)"), id="an array that claims more than 64 bits"),
         pytest.param(_claim("(-4, -32)"), id="an array of negative shape"),
         pytest.param(_claim("open('x', 'w')"), id="an array whose shape is code"),
+        *(
+            pytest.param(_header(text), id=f"header {text[:12]!r}")
+            for text in (
+                "",
+                "{'descr': '''",
+                "{'a': [",
+                "  x\n y\n  z",
+                "-" * 9000 + "1",
+                "{[]: 1}",
+                "1" * 5000,
+                "{'descr': ('f4',), 'fortran_order': False, 'shape': (4, 32), }",
+                "{'descr': 'f4,,', 'fortran_order': False, 'shape': (4, 32), }",
+            )
+        ),
+        pytest.param(_packed_by(zipfile.ZIP_BZIP2), id="bzip2"),
+        pytest.param(_packed_by(zipfile.ZIP_LZMA), id="lzma"),
         pytest.param(_damaged_deflate, id="damaged compressed data"),
         pytest.param(_encrypted, id="encrypted"),
         pytest.param(_other_method, id="unknown compression"),
@@ -513,6 +607,11 @@ def test_a_hostile_npz_is_refused_and_takes_no_memory(make: Callable[[Arrays], b
         assert tracemalloc.get_traced_memory()[1] < LITTLE_MEMORY
     finally:
         tracemalloc.stop()
+
+
+def test_tables_beyond_the_limit_are_refused_unread(slim: Path) -> None:
+    _put_tables(slim, bytes(65 << 20))
+    _refusal(slim, BundleInvalid, str(slim), "tables.npz", "larger")
 
 
 def test_pickled_objects_are_never_run(slim: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class _BlockLoader:
         self.fingerprint = f"{name}, blocks of 16"
         self.spoiled: tuple[str, str, float] | None = None
         """Graph, output and the value that the first element is to have."""
+        self.resized: tuple[str, str, int] | None = None
+        """Graph, output and the axis along which it is to be one short."""
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         name = self._names[hashlib.sha256(graph).hexdigest()]
@@ -50,6 +52,9 @@ class _BlockEngine:
         results = self._compute(*(feeds[spec.name] for spec in self.inputs))
         if self._loader.spoiled is not None and self._loader.spoiled[0] == self._name:
             results[self._loader.spoiled[1]].flat[0] = self._loader.spoiled[2]
+        if self._loader.resized is not None and self._loader.resized[0] == self._name:
+            _, output, axis = self._loader.resized
+            results[output] = np.delete(results[output], 0, axis)
         return results
 
     def _compute(self, first: Array, second: Array | None = None) -> dict[str, Array]:
@@ -143,7 +148,11 @@ def test_values_that_cannot_be_coded_are_the_engines_failure(
 
 @pytest.mark.parametrize(
     "spoiled",
-    [*(("hyper_prior", *what) for what in BEYOND), *(("spatial_prior_2", *what) for what in BEYOND[:3])],
+    [
+        *(("hyper_prior", *what) for what in BEYOND),
+        ("hyper_prior", "quant_step", 3e38),
+        *(("spatial_prior_2", *what) for what in BEYOND[:3]),
+    ],
     ids=lambda spoiled: "-".join(map(str, spoiled)),
 )
 def test_values_that_no_encoder_could_code_give_no_image(spoiled: tuple[str, str, float], blocks: _BlockLoader) -> None:
@@ -152,6 +161,64 @@ def test_values_that_no_encoder_could_code_give_no_image(spoiled: tuple[str, str
         blocks.spoiled = spoiled
         with pytest.raises(EngineFailed):
             codec.decode(data)
+
+
+@pytest.mark.parametrize(
+    "resized",
+    [
+        *(("analysis", "y", axis) for axis in (0, 1, 2, 3)),
+        *(("analysis", "z_indices", axis) for axis in (0, 1, 2)),
+        *(("hyper_prior", output, axis) for output in ("scale_indices", "means", "quant_step") for axis in (1, 2, 3)),
+        *(("spatial_prior_2", output, axis) for output in ("scale_indices", "means") for axis in (1, 2, 3)),
+        *(("synthesis", "image", axis) for axis in (0, 1, 2, 3)),
+    ],
+    ids=lambda resized: "-".join(map(str, resized)),
+)
+def test_a_graph_that_gives_another_shape_is_refused_by_name(
+    resized: tuple[str, str, int], blocks: _BlockLoader
+) -> None:
+    graph, output, _ = resized
+    with glc.Codec(blocks._bundle, blocks) as codec:
+        data = codec.encode(_block_image())
+        blocks.resized = resized
+        if graph != "synthesis":
+            with pytest.raises(EngineRejectedGraph, match=f"graph {graph} gives .*; expected {output}"):
+                codec.encode(_block_image())
+        if graph != "analysis":
+            for call in (codec.decode, codec.preview):
+                with pytest.raises(EngineRejectedGraph, match=f"graph {graph} gives .*; expected {output}"):
+                    call(data)
+
+
+class _TalkativeEngine(_BlockEngine):
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        raise EngineFailed(f"node '\x1b[2J{'x' * 100_000}'\nfailed")
+
+
+class _TalkativeLoader(_BlockLoader):
+    """Its errors hold what a graph says."""
+
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        name = self._names[hashlib.sha256(graph).hexdigest()]
+        if name == "analysis":
+            raise EngineRejectedGraph("a\nb\x1b[2J" + "x" * 100_000)
+        entry = self._bundle.manifest.graphs[name]
+        return _TalkativeEngine(self, name, entry.inputs, entry.outputs)
+
+
+def test_what_an_engine_says_is_one_short_line_that_names_the_graph(blocks: _BlockLoader) -> None:
+    talkative = _TalkativeLoader(blocks._bundle)
+    with glc.Codec(blocks._bundle, blocks) as codec, glc.Codec(blocks._bundle, talkative) as other:
+        data = codec.encode(_block_image())
+        calls: list[tuple[str, type[GlcError], Callable[[], object]]] = [
+            ("analysis", EngineRejectedGraph, lambda: other.encode(_block_image())),
+            ("hyper_prior", EngineFailed, lambda: other.decode(data)),
+        ]
+        for graph, kind, call in calls:
+            with pytest.raises(kind, match=f"^graph {graph}: ") as caught:
+                call()
+            assert str(caught.value).isprintable()
+            assert len(str(caught.value)) < 500
 
 
 def test_a_graph_that_no_engine_can_load_is_refused(mini_bundle: Path, tmp_path: Path) -> None:

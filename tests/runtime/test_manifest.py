@@ -179,6 +179,7 @@ def test_a_value_out_of_range_is_refused(where: Where, value: Any) -> None:
         "~/x",
         "\N{FULLWIDTH FULL STOP}./x",
         "tables.npz\x1b[2J",
+        "a/" * 100 + "a",
     ],
     ids=ascii,
 )
@@ -232,6 +233,14 @@ def test_deep_nesting_in_an_unknown_member_is_refused_or_ignored() -> None:
 )
 def test_a_message_stays_short_however_long_the_value(where: Where, value: Any) -> None:
     _refusal(_changed(where, value))
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J", "two\nlines", "\u202etxt", "\ud800", "x" * 100_000], ids=lambda name: ascii(name[:9])
+)
+@pytest.mark.parametrize("member", ["graphs", "producers"])
+def test_a_message_shows_no_name_that_a_terminal_would_obey_or_that_is_long(member: str, name: str) -> None:
+    _refusal(_changed((member, name), 5))
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 99, 10**4000], ids=["next", "99", "huge"])
