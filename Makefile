@@ -45,11 +45,14 @@ build/%.glcb: $(READY)
 	mkdir -p build
 	$(BIN)/glc-export --synthetic $* -o $@
 
+# PEER_PYTHON=/path/to/python names an interpreter that has compressai, which needs an older NumPy than ours.
+PEERS := $(if $(PEER_PYTHON),--peer compressai --peer-python $(PEER_PYTHON))
+
 # Nothing else may run meanwhile. About half an hour on two cores.
 bench: $(READY) build/natural.glcb build/facial.glcb
 	mkdir -p $(RECORD)
-	$(call record,table-natural,table --config natural -b build/natural.glcb -n 3)
-	$(call record,table-facial,table --config facial -b build/facial.glcb -n 3)
+	$(call record,table-natural,table --config natural -b build/natural.glcb -n 3 $(PEERS))
+	$(call record,table-facial,table --config facial -b build/facial.glcb -n 3 $(PEERS))
 	$(call record,table-demo,table --config demo -n 3)
 	$(call record,stages-natural,stages -b build/natural.glcb --plot $(RECORD)/stages-natural.png)
 	$(call record,scale-demo,scale -b $(MODEL)/demo.glcb --max-seconds 300 --plot $(RECORD)/scale-demo.png)

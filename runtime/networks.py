@@ -16,7 +16,7 @@ from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
 from glc.runtime.conformance import require_conformance
-from glc.runtime.messages import one_line
+from glc.runtime.messages import named, one_line
 from glc.runtime.spatial_walk import PartPrior
 
 Latent = NDArray[np.float32]
@@ -146,7 +146,9 @@ class Networks:
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))
-            raise EngineRejectedGraph(f"graph {graph} has {one_line(found)}; the manifest says {expected}")
+            raise EngineRejectedGraph(
+                f"graph {named(graph)} has {one_line(found)}; the manifest says {one_line(expected)}"
+            )
         if cases is not None:
             with _naming(graph):
                 require_conformance(graph, engine, self._loader.fingerprint, cases)
@@ -159,14 +161,15 @@ def _naming(graph: str) -> Iterator[None]:
     try:
         yield
     except (EngineFailed, EngineRejectedGraph) as error:
-        raise type(error)(f"graph {graph}: {one_line(error)}") from error
+        raise type(error)(f"graph {named(graph)}: {one_line(error)}") from error
 
 
 def interpolated_row(rows: Latent, units: int) -> Latent:
     """Row (N,) of q_enc or q_dec (Q, N) at a quality in units of 1/21, linear between rows."""
     low, step = divmod(units, QUALITY_STEPS)
     high = min(low + 1, len(rows) - 1)
-    return np.asarray(rows[low] + np.float32(step / QUALITY_STEPS) * (rows[high] - rows[low]), np.float32)
+    with np.errstate(all="ignore"):  # of hostile rows the difference may overflow; what comes of it is an image
+        return np.asarray(rows[low] + np.float32(step / QUALITY_STEPS) * (rows[high] - rows[low]), np.float32)
 
 
 def _part_prior(results: dict[str, Array]) -> PartPrior:

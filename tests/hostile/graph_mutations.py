@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 import onnx
+from onnx import helper
 from tests.hostile.member_mutations import mutated_bytes
 
 Draw = random.Random
@@ -21,11 +22,11 @@ _NAMES = ("", "x" * 100_000, "\x1b[31m", "a\nb", "y_hat", "no such tensor")
 
 def mutated_graph(content: bytes, draw: Draw) -> tuple[str, bytes]:
     """Name of the change, and the graph after 1 to 3 of it."""
-    name = draw.choice(("bytes", *_CHANGES))
+    name = draw.choice(("bytes", "output", *_CHANGES))
     if name == "bytes":
         return name, mutated_bytes(content, draw)
     model = onnx.load_model_from_string(content)
-    for _ in range(draw.choice((1, 1, 3))):
+    for _ in range(draw.choice((1, 1, 3)) if name != "output" else 1):
         _CHANGES[name](model, draw)
     return name, model.SerializeToString()
 
@@ -115,6 +116,31 @@ def _versions(model: onnx.ModelProto, draw: Draw) -> None:
         model.opset_import[0].version = draw.choice((0, -1, 1, 7, 11, 99, 1 << 40))
 
 
+def _output(model: onnx.ModelProto, draw: Draw) -> None:
+    """Put an operation behind an output: another size than the right one, or values that are none."""
+    name = draw.choice(model.graph.output).name
+    was = f"{name} before"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for place in [place for place, used in enumerate(names) if used == name]:
+                names[place] = was
+    if draw.random() < 0.5:
+        axis = draw.randrange(4)
+        bounds = [
+            (f"{name} start", draw.choice((0, 1))),
+            (f"{name} end", draw.choice((0, 1, 3, 99))),
+            (f"{name} axis", axis),
+        ]
+        operator = "Slice"
+        weights = [helper.make_tensor(bound, onnx.TensorProto.INT64, [1], [value]) for bound, value in bounds]
+    else:
+        value = draw.choice((0.0, -1.0, 3e38, float("nan"), float("inf"), 0.5))
+        operator = draw.choice(("Mul", "Add", "Pow"))
+        weights = [helper.make_tensor(f"{name} factor", onnx.TensorProto.FLOAT, [], [value])]
+    model.graph.initializer.extend(weights)
+    model.graph.node.append(helper.make_node(operator, [was, *(weight.name for weight in weights)], [name]))
+
+
 _CHANGES: dict[str, Callable[[onnx.ModelProto, Draw], None]] = {
     "attribute": _attribute,
     "operator": _operator,
@@ -122,4 +148,5 @@ _CHANGES: dict[str, Callable[[onnx.ModelProto, Draw], None]] = {
     "weight": _weight,
     "signature": _signature,
     "versions": _versions,
+    "output": _output,
 }

@@ -138,8 +138,9 @@ def _changed_array(content: bytes, draw: Draw) -> bytes:
     action = draw.randrange(7)
     if action < 2:
         flat = array.reshape(-1)
-        at = draw.randrange(array.size)
-        flat[at : at + draw.choice((1, 1, 32, array.size))] = draw.choice(values)
+        for _ in range(draw.choice((1, 1, 2))):
+            at = draw.randrange(array.size)
+            flat[at : at + draw.choice((1, 1, 32, array.size))] = draw.choice(values)
     elif action == 2:
         axis = draw.randrange(array.ndim)
         arrays[name] = np.take(array, range(draw.choice((0, 1, array.shape[axis] // 2))), axis)

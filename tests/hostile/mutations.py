@@ -14,7 +14,7 @@ from glc.runtime.bitstream import Form
 from glc.runtime.default_model import packaged_photos
 from glc.runtime.images import read_image
 
-MOST_BYTES = 200
+MOST_BYTES = 150
 """Length of a mutated stream; it bounds the image that a payload can carry, and so the time that an answer takes."""
 
 SEED_IMAGES = ((1, 1, 1), (17, 33, 0), (31, 33, 3), (32, 32, 2.5), (8, 96, 1), (64, 64, 0))
@@ -67,7 +67,7 @@ class MutatedStreams:
     def __call__(self, number: int) -> StreamCase:
         """Make one case; it does not depend on the others."""
         draw = random.Random(f"stream {self.seed} {number}")
-        form: Form = draw.choice(("file", "file", "bare"))
+        form: Form = draw.choice(("file", "file", "file", "bare"))
         source = draw.choice([seed for seed in self.seeds if seed.form == form])
         others = [seed.data for seed in self.seeds if seed.form == source.form]
         data, names = source.data, []
@@ -83,7 +83,7 @@ class MutatedStreams:
         calls = ["inspect", "decode"]
         calls += [
             name
-            for name, share in (("decode_partial", 0.15), ("preview", 0.15), ("allow_partial", 0.03), ("latent", 0.03))
+            for name, share in (("decode_partial", 0.12), ("preview", 0.12), ("allow_partial", 0.03), ("latent", 0.03))
             if draw.random() < share
         ]
         return StreamCase("+".join(names), data, source.form, tuple(calls))
