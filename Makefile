@@ -41,7 +41,7 @@ RECORD := docs/benchmarks
 record  = $(BIN)/glc-bench $(2) --markdown > build/$(1).txt && head -n -1 build/$(1).txt > $(RECORD)/$(1).md \
           && tail -n 1 build/$(1).txt > $(RECORD)/$(1).json
 
-build/%.glcb: $(READY)
+build/%.glcb: | $(READY)
 	mkdir -p build
 	$(BIN)/glc-export --synthetic $* -o $@
 
