@@ -240,7 +240,7 @@ def waterfall_png(report: StageReport, title: str) -> bytes:
     panes = figure.subplots(len(DIRECTIONS), 1, sharex=True, height_ratios=heights)
     for way, axes in zip(DIRECTIONS, panes, strict=True):
         _draw(axes, rows[way])
-        axes.set_title(f"{way}: {ends[way]:.3g} ms", fontsize="small", loc="left")
+        axes.set_title(f"{way}: {ends[way]:,.0f} ms", fontsize="small", loc="left")
     panes[-1].set(xlabel="ms", xlim=(0, _ROOM * max(ends.values())))
     figure.suptitle(textwrap.fill(title, 130), fontsize="small")
     buffer = io.BytesIO()
@@ -254,7 +254,7 @@ def _draw(axes: Axes, rows: Sequence[StageRow]) -> None:
         colour = _COLOURS.get(row.stage.partition(" ")[0], _COLOURS["network"])
         axes.barh(number, row.stage_ms, left=start, color=colour)
         start += row.stage_ms
-        label = f" {row.stage_ms:.3g} ms"
+        label = f" {_three_digits(row.stage_ms)} ms"
         if row.gflop_s is not None and row.compute_fraction is not None:
             label += f", {row.gflop_s:.3g} GFLOP/s, {row.compute_fraction:.0%} of the {row.precision} ceiling"
         axes.text(start, number, label, va="center", fontsize=7)
@@ -315,6 +315,11 @@ def _cells(row: StageRow) -> tuple[str, ...]:
     amounts = (_cell(row.dense_gflop, ".2f"), _cell(row.traffic_mb, ".1f"), _cell(row.gflop_s, ".1f"))
     rates = (_cell(row.compute_fraction, ".0%"), _cell(row.gb_s, ".1f"), _cell(row.copy_fraction, ".0%"))
     return (*times, row.precision or "", *amounts, *rates)
+
+
+def _three_digits(value: float) -> str:
+    """Three digits at the least, never an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cell(value: float | None, form: str) -> str:
