@@ -107,7 +107,7 @@ def _measure(codec: glc.Codec, path: Path, pixels: NDArray[np.uint8], pictures: 
 
 def _print(measured: list[Measured]) -> None:
     """A table of ours for every picture, then the means of all, with wins and losses."""
-    console = Console(width=140)
+    console = Console(width=200)
     ours = [m for m in measured if m.codec == OURS]
     of_image: dict[str, list[Measured]] = defaultdict(list)
     for m in ours:
