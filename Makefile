@@ -45,8 +45,8 @@ build/%.glcb: | $(READY)
 	mkdir -p build
 	$(BIN)/glc-export --synthetic $* -o $@
 
-# PEER_PYTHON=/path/to/python names an interpreter that has compressai, which needs an older NumPy than ours.
-PEERS := $(if $(PEER_PYTHON),--peer compressai --peer-python $(PEER_PYTHON))
+# PEER_PYTHON=/path/to/python names an interpreter that has the peers, which need an older NumPy than ours.
+PEERS := $(if $(PEER_PYTHON),--peer compressai --peer neuralcompression --peer-python $(PEER_PYTHON))
 
 # Nothing else may run meanwhile. About half an hour on two cores.
 bench: $(READY) build/natural.glcb build/facial.glcb

@@ -13,10 +13,13 @@ from typing import Any
 from glc.bench.first_image import FirstImage
 from glc.errors import EngineFailed, EngineUnavailable
 
-PEERS = {"compressai": ("bmshj2018-hyperprior", "mbt2018", "cheng2020-attn")}
+PEERS = {
+    "compressai": ("bmshj2018-hyperprior", "mbt2018", "cheng2020-attn"),
+    "neuralcompression": ("MS-ILLM",),
+}
 """Package -> its models."""
 
-_PROGRAMS = {"compressai": "peer_compressai.py"}
+_PROGRAM = Path(__file__).resolve().parent / "peer_program.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,7 @@ class PeerProcess:
             EngineFailed: the process ended.
         """
         self._name = f"{package} {model}"
-        program = Path(__file__).resolve().parent / _PROGRAMS[package]
-        command = [python or sys.executable, str(program), model, str(image), str(threads)]
+        command = [python or sys.executable, str(_PROGRAM), package, model, str(image), str(threads)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -23,7 +23,7 @@ for number, _ in enumerate(sys.stdin):
 
 def test_a_peer_takes_turns_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "server.py").write_text(SERVER)
-    monkeypatch.setitem(peers._PROGRAMS, "compressai", str(tmp_path / "server.py"))
+    monkeypatch.setattr(peers, "_PROGRAM", tmp_path / "server.py")
     peer = PeerProcess("compressai", "mbt2018", tmp_path / "image.npy", 1, sys.executable)
     assert peer.parameters == 7
     assert (peer.first_image.open_ms, peer.first_image.encode_ms) == (2.0, 10.0)
