@@ -48,6 +48,18 @@ class _Watch:
             self.ranges[name] = np.maximum(largest, self.ranges.get(name, 0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Of LeakyReLU on negative numbers."""
+
+    convolution: float
+    gate: float
+    """And of LeakyReLU by itself."""
+
+
+PUBLISHED = Slopes(0.01, 0.1)
+
+
 def run_float(program: Program, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Interpret a program as published, in the weights' precision; returns every tensor, the given ones too."""
     tensors = dict(given)
@@ -56,20 +68,22 @@ def run_float(program: Program, weights: Mapping[str, Tensor], given: Mapping[st
     return tensors
 
 
-def float_result(operation: Operation, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    """Result of one operation as published."""
+def float_result(
+    operation: Operation, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], slopes: Slopes = PUBLISHED
+) -> Tensor:
+    """Result of one operation in real numbers, not rounded."""
     match operation:
         case Conv(_, x, prefix, leaky, add, _):
             weight, bias = weights[f"{prefix}.weight"], weights[f"{prefix}.bias"]
             groups = tensors[x].shape[1] // weight.shape[1]
             result = F.conv2d(tensors[x], weight, bias, padding=weight.shape[2] // 2, groups=groups)
-            result = F.leaky_relu(result, 0.01) if leaky else result
+            result = F.leaky_relu(result, slopes.convolution) if leaky else result
             return result if add is None else result + tensors[add]
         case Gate(_, x):
             u, v = tensors[x].chunk(2, dim=1)
-            return u * F.leaky_relu(v, 0.1)
+            return u * F.leaky_relu(v, slopes.gate)
         case Leaky(_, x):
-            return F.leaky_relu(tensors[x], 0.1)
+            return F.leaky_relu(tensors[x], slopes.gate)
         case Shuffle(_, x):
             return F.pixel_shuffle(tensors[x], 2)
         case Concat(_, parts):

@@ -77,12 +77,12 @@ class _Network(nn.Module):
         for op in program.operations:
             match op:
                 case Gate(out, _):
-                    factors[out] = _powers(-program.gate_shift(op))
+                    factors[out] = powers(-program.gate_shift(op))
                 case Concat(out, parts):
                     shifts = program.concat_shifts(op)
                     # y_hat arrives in units of quant_step, everything else in integers.
                     whole = [s + program.exponents[p] if p == Y_HAT else s for p, s in zip(parts, shifts, strict=True)]
-                    factors[out] = _powers(np.concatenate(whole))
+                    factors[out] = powers(np.concatenate(whole))
         self.factors = nn.ParameterDict({_key(k): nn.Parameter(v, requires_grad=False) for k, v in factors.items()})
 
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class _Convolution(nn.Module):
         )
         self.bias = nn.Parameter(_float(np.ldexp(conv.bias.astype(np.float64), -conv.shift)), requires_grad=False)
         rescales = bool(conv.add_shift.any())
-        self.factor = nn.Parameter(_powers(conv.add_shift), requires_grad=False) if rescales else None
+        self.factor = nn.Parameter(powers(conv.add_shift), requires_grad=False) if rescales else None
 
     def forward(self, x: Tensor, add: Tensor | None) -> Tensor:
         groups = x.shape[1] // self.weight.shape[1]
@@ -149,8 +149,8 @@ class _Outputs(nn.Module):
             torch.from_numpy(prior.index_rows * columns).to(torch.int32).view(1, -1, 1, 1), requires_grad=False
         )
         self.largest = float(columns - 1)
-        self.quant_unit = nn.Parameter(_powers(-prior.exponents[:n]), requires_grad=False)
-        self.mean_unit = nn.Parameter(_powers(-prior.exponents[-n:]), requires_grad=False)
+        self.quant_unit = nn.Parameter(powers(-prior.exponents[:n]), requires_grad=False)
+        self.mean_unit = nn.Parameter(powers(-prior.exponents[-n:]), requires_grad=False)
         self.first_scale = first_scale
 
     def forward(self, result: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,6 +176,6 @@ def _float(values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _powers(exponents: Integers) -> Tensor:
+def powers(exponents: Integers) -> Tensor:
     """2^exponents as (1, C, 1, 1)."""
     return _float(np.exp2(exponents.astype(np.float64))).view(1, -1, 1, 1)

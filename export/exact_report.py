@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glc.export.exact_calibration import central_crop, float_result, walk_priors
-from glc.export.exact_graphs import LARGE_SLOPE, SMALL_SLOPE
+from glc.export.exact_calibration import Slopes, central_crop, float_result, walk_priors
+from glc.export.exact_graphs import LARGE_SLOPE, SMALL_SLOPE, powers
 from glc.export.exact_priors import ExactPriors
-from glc.export.exact_program import Concat, Conv, Gate, Leaky, Operation, Shuffle
-from glc.export.exact_weights import ExactConv, ExactProgram
+from glc.export.exact_program import Conv, Shuffle
+from glc.export.exact_weights import ExactProgram, met_exponents
 from glc.export.graphs import Analysis, interpolated_row, scale_indices
 from glc.export.model import GlcModel
 from glc.export.reference import estimated_bits
 from glc.runtime.scale_table import ScaleGrid
+
+_DYADIC = Slopes(SMALL_SLOPE, LARGE_SLOPE)
 
 Layer = tuple[int, str]
 """Part, and the tensor that an operation makes."""
@@ -133,6 +134,7 @@ class _Networks:
     def __init__(self, model: GlcModel, priors: ExactPriors, grid: ScaleGrid) -> None:
         self._weights = model.state_dict()
         self._programs = [prior.program for prior in priors.parts]
+        self._rounded_weights = [_real_weights(program) for program in self._programs]
         self._grid = grid
 
     def layers(self) -> tuple[Layer, ...]:
@@ -153,8 +155,9 @@ class _Networks:
             program, tensors = self._programs[part], dict(given)
             for op in program.operations:
                 if (part, op.out) in rounded:
-                    tensors[op.out] = self._round(
-                        program, op, tensors, None if clamped is None else clamped[part, op.out]
+                    exact = float_result(op, self._rounded_weights[part], tensors, _DYADIC)
+                    tensors[op.out] = _rounded(
+                        program, op.out, exact, None if clamped is None else clamped[part, op.out]
                     )
                 else:
                     tensors[op.out] = float_result(op, self._weights, tensors)
@@ -167,52 +170,27 @@ class _Networks:
                 total += estimated_bits(symbols, levels)
         return total
 
-    def _round(
-        self, program: ExactProgram, op: Operation, tensors: Mapping[str, Tensor], seen: _Clamped | None
-    ) -> Tensor:
-        unit = _powers(program.exponents[op.out])
-        limit = program.limits[op.out]
-        integers = _exact_result(program, op, tensors) * unit
-        if seen is not None:
-            seen.elements += integers.numel()
-            seen.beyond += int((integers.abs() > limit + 0.5).sum())
-            seen.ranges = np.maximum(seen.ranges, (integers / unit).abs().amax((0, 2, 3)).double().numpy())
-        return integers.round().clamp(-limit, limit) / unit
+
+def _rounded(program: ExactProgram, tensor: str, exact: Tensor, seen: _Clamped | None) -> Tensor:
+    unit, limit = powers(program.exponents[tensor]), program.limits[tensor]
+    integers = exact * unit
+    if seen is not None:
+        seen.elements += integers.numel()
+        seen.beyond += int((integers.abs() > limit + 0.5).sum())
+        seen.ranges = np.maximum(seen.ranges, exact.abs().amax((0, 2, 3)).double().numpy())
+    return integers.round().clamp(-limit, limit) / unit
 
 
-def _exact_result(program: ExactProgram, op: Operation, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Result of an operation with integer weights and dyadic slopes, not yet rounded."""
-    match op:
-        case Conv(out, x, _, leaky, add, _):
-            weight, bias = _real_weights(program.convs[out], program.exponents[x], program.exponents[out])
-            groups = tensors[x].shape[1] // weight.shape[1]
-            result = F.conv2d(tensors[x], weight, bias, padding=weight.shape[2] // 2, groups=groups)
-            result = F.leaky_relu(result, SMALL_SLOPE) if leaky else result
-            return result if add is None else result + tensors[add]
-        case Gate(_, x):
-            u, v = tensors[x].chunk(2, dim=1)
-            return u * F.leaky_relu(v, LARGE_SLOPE)
-        case Leaky(_, x):
-            return F.leaky_relu(tensors[x], LARGE_SLOPE)
-        case Shuffle(_, x):
-            return F.pixel_shuffle(tensors[x], 2)
-        case Concat(_, parts):
-            return torch.cat([tensors[part] for part in parts], dim=1)
-        case _:
-            return tensors[op.x] + tensors[op.add]
-
-
-def _real_weights(
-    conv: ExactConv, exponents_in: NDArray[np.int64], exponents_out: NDArray[np.int64]
-) -> tuple[Tensor, Tensor]:
-    outputs, per_group = conv.weight.shape[:2]
-    groups = len(exponents_in) // per_group
-    met = exponents_in.reshape(groups, 1, per_group).repeat(outputs // groups, axis=1).reshape(outputs, per_group)
-    out = conv.shift + exponents_out
-    weight = np.ldexp(conv.weight.astype(np.float64), (met - out[:, None])[:, :, None, None])
-    bias = np.ldexp(conv.bias.astype(np.float64), -out)
-    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
-
-
-def _powers(exponents: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(np.exp2(exponents.astype(np.float64))).float().view(1, -1, 1, 1)
+def _real_weights(program: ExactProgram) -> dict[str, Tensor]:
+    """Integer weights and biases as the real numbers that they stand for, under the names of the state dict."""
+    weights: dict[str, Tensor] = {}
+    for op in program.operations:
+        if isinstance(op, Conv):
+            conv = program.convs[op.out]
+            out = conv.shift + program.exponents[op.out]
+            scale = met_exponents(program.exponents[op.x], conv.weight.shape) - out[:, None, None, None]
+            weight = np.ldexp(conv.weight.astype(np.float64), scale)
+            bias = np.ldexp(conv.bias.astype(np.float64), -out)
+            weights[f"{op.weights}.weight"] = torch.from_numpy(weight).float()
+            weights[f"{op.weights}.bias"] = torch.from_numpy(bias).float()
+    return weights

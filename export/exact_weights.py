@@ -118,6 +118,14 @@ def exponents_for(ranges: NDArray[np.float64], limit: int, *, margin: float = _M
         return np.minimum(np.floor(np.log2(limit / (margin * ranges))), FINEST).astype(np.int64)
 
 
+def met_exponents(exponents: Integers, shape: tuple[int, ...]) -> Integers:
+    """Exponents of the input channels that weights (O, I/groups, k, k) of a convolution meet: (O, I/groups, 1, 1)."""
+    outputs, per_group = shape[:2]
+    groups = len(exponents) // per_group
+    of_group = exponents.reshape(groups, 1, per_group).repeat(outputs // groups, axis=1)
+    return of_group.reshape(outputs, per_group, 1, 1)
+
+
 def _limits(operations: Program, weights: Mapping[str, NDArray[np.floating]]) -> dict[str, int]:
     """The more terms a tensor is summed in, the fewer of the 24 bits of a sum it may take."""
     limits: dict[str, int] = {}
@@ -195,11 +203,8 @@ def _convert(
     real, offset = weight.astype(np.float64), bias.astype(np.float64)
     if not (np.isfinite(real).all() and np.isfinite(offset).all()):
         raise ExportError(f"{op.weights} is not finite")
-    outputs, per_group = real.shape[:2]
-    groups = len(exponents[op.x]) // per_group
-    # Exponent of the input channel that each weight meets.
-    of_group = exponents[op.x].reshape(groups, 1, per_group).repeat(outputs // groups, axis=1)
-    real = real * np.exp2(-of_group.reshape(outputs, per_group, 1, 1))
+    outputs = len(real)
+    real = real * np.exp2(-met_exponents(exponents[op.x], real.shape))
     if op.add is None:
         added, add_shift = 0, np.zeros(outputs, np.int64)
     else:
