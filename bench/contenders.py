@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.bench.drawn import DrawnLoader
+from glc.bench.drawn import draw_part, drawn_codec, level_probabilities
 from glc.bench.first_image import FirstImage, FirstImageSpec, measure_first_image
 from glc.bench.peers import PEERS, PeerProcess
 from glc.bench.rate import ideal_bits
@@ -23,6 +23,7 @@ from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.default_model import packaged_photos
 from glc.runtime.images import read_image
+from glc.runtime.spatial_walk import PARTS
 
 _QUALITY = 1
 _ENGINES = (("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("openvino", "f16"))
@@ -73,11 +74,27 @@ class Task:
     bits_per_symbol: float | None
     """At which symbols are drawn; None codes the image as it is."""
     threads: int
+    estimate_bpp: float
+    """Of what codecs of this model code, from `estimated_bpp`."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.image.shape[0], self.image.shape[1]
+
+
+def estimated_bpp(model: GlcModel, bundle: Bundle, image: NDArray[np.uint8], bits_per_symbol: float | None) -> float:
+    """Bits per pixel: of drawn symbols their ideal cost, of a photograph the published estimate."""
+    height, width = image.shape[:2]
+    if bits_per_symbol is None:
+        expected = reference(model, image, _QUALITY)
+        return float((expected.bit_y + expected.bit_z) / (height * width))
+    config, table = bundle.manifest.config, bundle.tables().scales
+    cells = tuple(-(-size // (4 * config.downsampling)) for size in (height, width))
+    shape = (config.latent_channels, 2 * cells[0], 2 * cells[1])
+    indices, symbols = draw_part(table, level_probabilities(table, bits_per_symbol), shape)
+    y_bits = PARTS * ideal_bits(symbols.astype(np.int16), indices, table)
+    return float((y_bits + cells[0] * cells[1] * np.log2(config.codebook_entries)) / (height * width))
 
 
 def engine_contenders(task: Task) -> Iterator[Contender | Missing]:
@@ -135,16 +152,18 @@ def photograph(height: int, width: int) -> NDArray[np.uint8]:
 
 def _codec_contender(task: Task, name: str, bundle: Bundle, loader: EngineLoader, spec: FirstImageSpec) -> Contender:
     stages: dict[str, float] = {}
-    drawn = None
-    if task.bits_per_symbol is not None:
-        loader = drawn = DrawnLoader(loader, bundle.tables().scales, task.bits_per_symbol)
-    codec = Codec(bundle, loader, on_stage=lambda stage, ms: stages.update({stage: stages.get(stage, 0.0) + ms}))
-    codec.warm_up()
-    if drawn is not None:
-        drawn.drawing = True  # not before: conformance is of the networks' own results
+
+    def note(stage: str, ms: float) -> None:
+        stages[stage] = stages.get(stage, 0.0) + ms
+
+    if task.bits_per_symbol is None:
+        codec = Codec(bundle, loader, on_stage=note)
+        codec.warm_up()
+    else:
+        codec = drawn_codec(bundle, loader, task.bits_per_symbol, note)
     parameters = sum(tensor.numel() for tensor in task.model.parameters())
     turn = functools.partial(_codec_turn, codec, task.image, stages)
-    return Contender(name, parameters, _estimate(task, bundle, drawn), turn, lambda: measure_first_image(spec))
+    return Contender(name, parameters, task.estimate_bpp, turn, lambda: measure_first_image(spec))
 
 
 def _codec_turn(codec: Codec, image: NDArray[np.uint8], stages: dict[str, float]) -> Turn:
@@ -163,16 +182,3 @@ def _codec_turn(codec: Codec, image: NDArray[np.uint8], stages: dict[str, float]
 def _peer_turn(process: PeerProcess) -> Turn:
     found = process.turn()
     return Turn(found.encode_ms, found.decode_ms, file_bytes=found.file_bytes)
-
-
-def _estimate(task: Task, bundle: Bundle, drawn: DrawnLoader | None) -> float:
-    """Bits per pixel: of drawn symbols their ideal cost, of a photograph the published estimate."""
-    height, width = task.size
-    if drawn is None:
-        expected = reference(task.model, task.image, _QUALITY)
-        return float((expected.bit_y + expected.bit_z) / (height * width))
-    config = bundle.manifest.config
-    cells = tuple(-(-size // (4 * config.downsampling)) for size in (height, width))
-    indices, symbols = drawn.part((config.latent_channels, 2 * cells[0], 2 * cells[1]))
-    y_bits = 4 * ideal_bits(symbols.astype(np.int16), indices, bundle.tables().scales)
-    return float((y_bits + cells[0] * cells[1] * np.log2(config.codebook_entries)) / (height * width))

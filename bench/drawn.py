@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from glc.engines import Array, Engine, EngineLoader, TensorSpec
 from glc.runtime.bundle import Bundle
+from glc.runtime.codec import Codec
+from glc.runtime.networks import StageListener
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 from glc.runtime.spatial_walk import PARTS, scatter_part
 
@@ -104,6 +106,22 @@ class _DrawnEngine:
         self._inner.close()
 
 
+def drawn_codec(
+    bundle: Bundle, loader: EngineLoader, bits_per_symbol: float, on_stage: StageListener | None = None
+) -> Codec:
+    """A codec with every graph loaded and checked, that draws from then on.
+
+    Raises:
+        ValueError: as `DrawnLoader`.
+        GlcError: the bundle or the engine cannot be used.
+    """
+    drawn = DrawnLoader(loader, bundle.tables().scales, bits_per_symbol)
+    codec = Codec(bundle, drawn, on_stage=on_stage)
+    codec.warm_up()
+    drawn.drawing = True  # not before: conformance is of the networks' own results
+    return codec
+
+
 def symbol_bits(bundle: Bundle, height: int, width: int, bpp: float) -> float:
     """Mean cost of a symbol of the latent that makes a payload of a rate; the z indices have their share of it.
 
@@ -141,7 +159,7 @@ def level_probabilities(table: ScaleTable, bits_per_symbol: float) -> NDArray[np
 
 
 def draw_part(
-    table: ScaleTable, levels: NDArray[np.float64], shape: tuple[int, ...], seed: int
+    table: ScaleTable, levels: NDArray[np.float64], shape: tuple[int, ...], seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Draw scale indices, and symbols under them; no escapes."""
     random = np.random.default_rng(seed)

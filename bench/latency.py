@@ -19,12 +19,14 @@ from glc.bench.contenders import (
     Task,
     Turn,
     engine_contenders,
+    estimated_bpp,
     peer_contenders,
     photograph,
     torch_contenders,
 )
 from glc.bench.drawn import symbol_bits
 from glc.bench.first_image import FirstImage
+from glc.bench.paper import SOURCE, TABLE_5, TABLE_6, PaperRow
 from glc.bench.timing import Spread, take_turns
 from glc.bench.torch_engine import MODES
 from glc.export import GlcModel
@@ -51,18 +53,13 @@ class Setting:
     width: int
     bpp: float | None
     """Rate at which symbols are drawn; None codes a photograph as it is."""
-    paper: tuple[tuple[str, float, float, float], ...]
-    """Rows that the paper prints: model, encode ms, decode ms, millions of parameters."""
+    paper: tuple[PaperRow, ...]
+    """What the paper prints for it."""
 
 
 SETTINGS = {
-    Config.NATURAL: Setting(
-        512,
-        768,
-        0.03,
-        (("Text+Sketch", 2.0e4, 1.9e4, 409), ("MS-ILLM", 41.8, 53.5, 181), ("GLC", 37.1, 58.6, 105)),
-    ),
-    Config.FACIAL: Setting(512, 512, 0.008, (("MS-ILLM", 31.4, 39.7, 181), ("GLC", 19.2, 26.6, 92))),
+    Config.NATURAL: Setting(512, 768, 0.03, TABLE_6),
+    Config.FACIAL: Setting(512, 512, 0.008, TABLE_5),
     Config.DEMO: Setting(512, 768, None, ()),
 }
 
@@ -90,7 +87,7 @@ class LatencyRow:
     row: str
     kind: str
     """measured, unavailable or quoted."""
-    parameters: float | None = None
+    parameters: int | None = None
     encode_ms: float | None = None
     decode_ms: float | None = None
     encode_samples_ms: tuple[float, ...] = ()
@@ -140,7 +137,10 @@ def measure_table(
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, checkpoint)
         opened = Bundle.open(bundle)
         bits = None if setting.bpp is None else symbol_bits(opened, setting.height, setting.width, setting.bpp)
-        task = Task(model, bundle, checkpoint, photograph(setting.height, setting.width), bits, threads)
+        image = photograph(setting.height, setting.width)
+        on_step("estimate the rate")
+        estimate = estimated_bpp(model, opened, image, bits)
+        task = Task(model, bundle, checkpoint, image, bits, threads, estimate)
         on_step("load engines")
         found: list[Contender | Missing] = [*engine_contenders(task)]
         last = next(one for one in reversed(found) if isinstance(one, Contender))
@@ -176,10 +176,9 @@ def measure_table(
                 on_step(f"first image of {one.name}")
                 row = replace(row, first_image=one.first_image())
             rows.append(row)
-    quoted = "paper, A100, PyTorch"
     paper = [
-        LatencyRow(config.value, name, "quoted", 1e6 * millions, encode, decode, remark=quoted)
-        for name, encode, decode, millions in setting.paper
+        LatencyRow(config.value, one.model, "quoted", one.parameters, one.encode_ms, one.decode_ms, remark=SOURCE)
+        for one in setting.paper
     ]
     return rows + missing + paper
 

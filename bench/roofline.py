@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from glc.bench.cost import GraphCost, bundle_cost
+from glc.bench.paper import TABLE_5, TABLE_6, PaperRow
 from glc.runtime.bundle import Bundle
 from glc.runtime.signatures import EXACT_GRAPHS
 
@@ -93,26 +94,6 @@ class RooflineRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PaperRow:
-    """A row of the paper's Tables 5 and 6, quoted."""
-
-    model: str
-    height: int
-    width: int
-    encode_ms: float
-    decode_ms: float
-    parameters: int
-    status: str = "quoted: paper, A100, PyTorch"
-
-
-PAPER_ROWS = (
-    PaperRow("GLC facial, Table 5", 512, 512, 19.2, 26.6, 92_000_000),
-    PaperRow("GLC natural, Table 6", 512, 768, 37.1, 58.6, 105_000_000),
-)
-"""Measured by the paper's authors; they are comparable only with a bundle of the same model at the same size."""
-
-
-@dataclass(frozen=True, slots=True)
 class Roofline:
     """Projection of a bundle onto a device."""
 
@@ -128,7 +109,7 @@ class Roofline:
     not_included: tuple[str, ...]
     """What the sums leave out."""
     rows: tuple[RooflineRow, ...]
-    paper: tuple[PaperRow, ...] = PAPER_ROWS
+    paper: tuple[PaperRow, ...] = tuple(row for row in (*TABLE_5, *TABLE_6) if row.model == "GLC")
     status: str = STATUS
 
 

@@ -51,8 +51,8 @@ def _table(result: Roofline) -> Table:
         f"{ceilings.memory_gb_s:g} GB/s ({ceilings.source}); not included: {', '.join(result.not_included)}"
     )
     quotes = (
-        f"{quote.status}: {quote.model}, {quote.parameters / 1e6:.0f} M parameters, {quote.height}x{quote.width}: "
-        f"encode {quote.encode_ms} ms, decode {quote.decode_ms} ms"
+        f"{quote.status}: {quote.model} {quote.table}, {quote.parameters / 1e6:.0f} M parameters, "
+        f"{quote.height}x{quote.width}: encode {quote.encode_ms} ms, decode {quote.decode_ms} ms"
         for quote in result.paper
     )
     amounts = ("dense GFLOP", "MB", "compute ms", "memory ms", "floor ms")

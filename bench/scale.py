@@ -28,7 +28,7 @@ import typer
 
 from glc.bench.app import BundleOption, app
 from glc.bench.device import device_card
-from glc.bench.drawn import DrawnLoader, level_probabilities, symbol_bits
+from glc.bench.drawn import drawn_codec, level_probabilities, symbol_bits
 from glc.bench.memory import peak_memory_bytes
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
 from glc.bench.timing import AGREEMENT, Spread, milliseconds, take_turns
@@ -36,7 +36,7 @@ from glc.engines import PRECISIONS, engine_loader
 from glc.engines.processor import available_threads
 from glc.errors import EngineFailed
 from glc.runtime.bundle import Bundle
-from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.codec import DEFAULT_MAX_PIXELS
 from glc.runtime.files import require_place, write_file
 
 _logger = logging.getLogger(__name__)
@@ -189,11 +189,9 @@ def measure_here(point: Point) -> ScaleRow:
     """Measure in this process, whose peak memory is that of all that it ever did."""
     bundle = Bundle.open(point.bundle)
     loader = engine_loader(point.engine, point.threads, point.precision)
-    drawn = DrawnLoader(loader, bundle.tables().scales, symbol_bits(bundle, point.height, point.width, point.bpp))
+    bits = symbol_bits(bundle, point.height, point.width, point.bpp)
     images = [np.random.default_rng(0).integers(0, 256, (point.height, point.width, 3), np.uint8)] * point.batch
-    with Codec(bundle, drawn) as codec:
-        codec.warm_up()
-        drawn.drawing = True
+    with drawn_codec(bundle, loader, bits) as codec:
         streams = codec.encode_batch(images)
         runs = {
             "encode": lambda: milliseconds(lambda: codec.encode_batch(images)),

@@ -24,14 +24,14 @@ from glc.bench.app import BundleOption, SizeOption, app, parsed_size
 from glc.bench.ceiling import COPY, Ceiling, CeilingProbe, CeilingRow, ProbeSizes, ceiling_row, ceiling_table
 from glc.bench.cost import GraphCost, bundle_cost
 from glc.bench.device import device_card
-from glc.bench.drawn import DrawnLoader, symbol_bits
+from glc.bench.drawn import drawn_codec, symbol_bits
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
 from glc.bench.timing import AGREEMENT, Spread, disagreement, take_turns
 from glc.engines import PRECISIONS, engine_loader
 from glc.engines.processor import available_threads
+from glc.engines.protocol import EXACT_PRECISIONS
 from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
-from glc.runtime.codec import Codec
 from glc.runtime.files import require_place, write_file
 from glc.runtime.signatures import EXACT_GRAPHS
 
@@ -47,9 +47,6 @@ DIRECTIONS = ("encode", "decode")
 
 _ADDS_UP = 0.03
 """Medians of the stages may miss the median of the whole by this much."""
-
-_EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
-"""Precision asked for -> precision of exact graphs, as engines choose it: bfloat16 does not hold their integers."""
 
 _FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
@@ -155,11 +152,11 @@ def measure_stages(
     inner = engine_loader(engine, threads, precision)
     exact = bundle.manifest.arithmetic == "exact"
     precisions = {
-        name: _EXACT_PRECISIONS[precision] if exact and name in EXACT_GRAPHS else precision
+        name: EXACT_PRECISIONS[precision] if exact and name in EXACT_GRAPHS else precision
         for name in bundle.manifest.graphs
     }
     costs = bundle_cost(bundle, height, width, {name: _FLOAT_BYTES[value] for name, value in precisions.items()})
-    loader = DrawnLoader(inner, bundle.tables().scales, symbol_bits(bundle, height, width, bpp))
+    bits = symbol_bits(bundle, height, width, bpp)
     stages: list[tuple[str, float]] = []
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -171,10 +168,8 @@ def measure_stages(
 
     with (
         CeilingProbe(engine, threads, sizes) as probe,
-        Codec(bundle, loader, on_stage=lambda name, ms: stages.append((name, ms))) as codec,
+        drawn_codec(bundle, inner, bits, on_stage=lambda name, ms: stages.append((name, ms))) as codec,
     ):
-        codec.warm_up()
-        loader.drawing = True  # not before: conformance is of the networks' own results
         data = codec.encode(image, 0)
         before = probe.measure()
         calls = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
+from glc.engines.protocol import EXACT_PRECISIONS, Array, Engine, TensorSpec, check_feeds
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -23,9 +23,6 @@ _DEVICE = "CPU"
 _DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """Precision -> what the processor must be capable of; OpenVINO would take another one in silence."""
-
-_EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
-"""Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
 
 
 class OvEngine:
@@ -99,7 +96,7 @@ class OvLoader:
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        precision = _EXACT_PRECISIONS[self._precision] if exact else self._precision
+        precision = EXACT_PRECISIONS[self._precision] if exact else self._precision
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": self._threads,

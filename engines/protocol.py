@@ -12,6 +12,9 @@ from glc.errors import EngineFailed
 
 Array = NDArray[Any]
 
+EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
+"""Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
