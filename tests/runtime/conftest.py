@@ -1,8 +1,7 @@
-"""What the tests of the codec share: a photograph, a short stream, a way to change a bundle."""
+"""What the tests of codec and bundles share: a photograph, a short stream, bundles to be changed."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.conftest import load_image
+from tests.runtime.bundle_files import edit
 
 import glc
 
@@ -28,12 +28,26 @@ def small_stream(codec: glc.Codec) -> bytes:
     return codec.encode(SMALL, 1)
 
 
+@pytest.fixture
+def bundle(mini_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the mini bundle, to be changed."""
+    return shutil.copytree(mini_bundle, tmp_path / "copy.glcb")
+
+
+@pytest.fixture
+def slim(mini_bundle: Path, tmp_path: Path) -> Path:
+    """The mini bundle without its graphs: enough to open a codec."""
+    path = tmp_path / "slim.glcb"
+    path.mkdir()
+    for name in ("manifest.json", "tables.npz"):
+        shutil.copy(mini_bundle / name, path / name)
+    return path
+
+
 def edited(mini_bundle: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """A copy of the bundle with another manifest."""
     shutil.copytree(mini_bundle, path)
-    document = json.loads((path / "manifest.json").read_text())
-    change(document)
-    (path / "manifest.json").write_text(json.dumps(document))
+    edit(path, change)
     return path
 
 
