@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, EngineLoader, engine_loader
+from glc.engines import Array, Engine, EngineLoader, HostLoader, engine_loader
 from glc.errors import TruncatedBitstream
 from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
@@ -104,7 +104,7 @@ class _Shown:
         return 10 * math.log10(255**2 / self.image_error) if self.image_error else math.inf
 
 
-class _LatentTap:
+class _LatentTap(HostLoader):
     """Loads like another loader, and keeps the latent that the synthesis transform was given last."""
 
     def __init__(self, loader: EngineLoader) -> None:

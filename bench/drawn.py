@@ -8,25 +8,24 @@ them. Streams decode to what was drawn.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, EngineLoader, TensorSpec
+from glc.engines import Array, Engine, EngineLoader, StageListener, Tensor, Workspace
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import Codec
-from glc.runtime.networks import StageListener
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
-from glc.runtime.spatial_walk import PARTS, scatter_part
 
 _STEPS = 40
 """Of the bisection for a rate: the interval is halved down to 1e-12."""
 
 
 class DrawnLoader:
-    """Another loader whose engines' outputs are replaced once `drawing` is set; conformance must be behind then."""
+    """Another loader in whose workspaces the scale indices and symbols that the coder fetches are drawn ones."""
 
     def __init__(self, inner: EngineLoader, table: ScaleTable, bits_per_symbol: float, seed: int = 0) -> None:
         """Prepare drawing.
@@ -44,72 +43,58 @@ class DrawnLoader:
         self._levels = level_probabilities(table, bits_per_symbol)
         self._table = table
         self._seed = seed
-        self._drawn: dict[tuple[int, ...], tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
-        self.drawing = False
-
-    @property
-    def name(self) -> str:
-        """See `EngineLoader.name`."""
-        return self._inner.name
-
-    @property
-    def fingerprint(self) -> str:
-        """See `EngineLoader.fingerprint`."""
-        return self._inner.fingerprint
+        self._drawn: dict[tuple[int, ...], tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
+        self.name, self.fingerprint = inner.name, inner.fingerprint
+        self.on_device, self.target = inner.on_device, inner.target
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """See `EngineLoader.load`."""
-        return _DrawnEngine(self._inner.load(graph, exact=exact), self)
+        return self._inner.load(graph, exact=exact)
 
-    def part(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Scale indices and symbols (N, h/2, w/2), the same for all four parts."""
+    def adopt(self, value: object, name: str) -> Tensor:
+        """See `EngineLoader.adopt`."""
+        return self._inner.adopt(value, name)
+
+    @contextlib.contextmanager
+    def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
+        """See `EngineLoader.workspace`."""
+        with self._inner.workspace(on_stage) as workspace:
+            yield _DrawnWorkspace(workspace, self)
+
+    def part(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """Scale indices and symbols (1, N, h/2, w/2), the same for all four parts."""
         if shape not in self._drawn:
             self._drawn[shape] = draw_part(self._table, self._levels, shape, self._seed)
         return self._drawn[shape]
 
 
-class _DrawnEngine:
-    def __init__(self, inner: Engine, loader: DrawnLoader) -> None:
-        self._inner = inner
+class _DrawnWorkspace:
+    def __init__(self, inner: Workspace, loader: DrawnLoader) -> None:
         self._loader = loader
+        self._inner = inner
+        self.store = inner.store
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Engine.inputs`."""
-        return self._inner.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """See `Engine.outputs`."""
-        return self._inner.outputs
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """See `Engine.run`."""
-        results = self._inner.run(feeds)
-        if not self._loader.drawing:
-            return results
-        if "y" in results:
-            channels, height, width = results["y"].shape[1:]
-            _, symbols = self._loader.part((channels, height // 2, width // 2))
-            for part in range(PARTS):
-                scatter_part(results["y"][0], part, symbols)
-        if "scale_indices" in results:
-            indices, _ = self._loader.part(results["scale_indices"].shape[1:])
-            results["scale_indices"] = indices[None]
-            results["means"] = np.zeros_like(results["means"])
-        if "quant_step" in results:
-            results["quant_step"] = np.ones_like(results["quant_step"])
+    def run(self, stage: str, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Workspace.run`; on the CPU means are zero, since in float arithmetic drawn symbols drive them to NaN."""
+        results = self._inner.run(stage, engine, feeds)
+        if not self._loader.on_device and "means" in results:
+            results["means"] = np.zeros(results["means"].shape, np.float32)
         return results
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._inner.close()
+    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        """See `Workspace.fetch`; what is replaced is fetched first, so that its way to the CPU takes its time."""
+        arrays = self._inner.fetch(tensors)
+        for name, array in arrays.items():
+            if name.startswith(("scale_indices_", "symbols_")):
+                indices, symbols = self._loader.part(array.shape)
+                arrays[name] = indices if name.startswith("scale") else symbols
+        return arrays
 
 
 def drawn_codec(
     bundle: Bundle, loader: EngineLoader, bits_per_symbol: float, on_stage: StageListener | None = None
 ) -> Codec:
-    """A codec with every graph loaded and checked, that draws from then on.
+    """A codec with every graph loaded and checked, that draws.
 
     Raises:
         ValueError: as `DrawnLoader`.
@@ -118,7 +103,6 @@ def drawn_codec(
     drawn = DrawnLoader(loader, bundle.tables().scales, bits_per_symbol)
     codec = Codec(bundle, drawn, on_stage=on_stage)
     codec.warm_up()
-    drawn.drawing = True  # not before: conformance is of the networks' own results
     return codec
 
 
@@ -160,11 +144,11 @@ def level_probabilities(table: ScaleTable, bits_per_symbol: float) -> NDArray[np
 
 def draw_part(
     table: ScaleTable, levels: NDArray[np.float64], shape: tuple[int, ...], seed: int = 0
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Draw scale indices, and symbols under them; no escapes."""
     random = np.random.default_rng(seed)
     indices = random.choice(len(levels), shape, p=levels).astype(np.uint8)
-    symbols = np.zeros(shape, np.float32)
+    symbols = np.zeros(shape, np.int32)
     for index in np.unique(indices).tolist():
         reach, here = int(table.reach[index]), indices == index
         weights = table.frequencies[index][: 2 * reach + 1]

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from glc.bench.app import BundleOption, SizeOption, app, parsed_size
+from glc.bench.app import BundleOption, SizeOption, app
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
 from glc.bench.roofline import DEFAULT_EFFICIENCY, DEVICES, PRECISION_BYTES, Roofline, project_bundle
 from glc.runtime.bundle import Bundle
+from glc.runtime.terminal import parsed_size
 
 
 @app.command()

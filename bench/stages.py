@@ -20,7 +20,7 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from glc.bench.app import BundleOption, SizeOption, app, parsed_size
+from glc.bench.app import BundleOption, SizeOption, app
 from glc.bench.ceiling import COPY, Ceiling, CeilingProbe, CeilingRow, ProbeSizes, ceiling_row, ceiling_table
 from glc.bench.cost import GraphCost, bundle_cost
 from glc.bench.device import device_card
@@ -34,6 +34,7 @@ from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.files import require_place, write_file
 from glc.runtime.signatures import EXACT_GRAPHS
+from glc.runtime.terminal import parsed_size
 
 LARGEST = ProbeSizes()
 """What the command measures ceilings with."""
@@ -295,7 +296,7 @@ def stages(
         f"(all networks run), the file has {report.file_bpp:.4f} bpp; the image is noise",
         "GFLOP: convolutions and matrix products, a multiply-add counted as two; MB: weights, and activations that "
         "convolutions and matrix products read and write; what stays in a cache can beat the copy ceiling",
-        "fractions are of the median ceilings below; entropy_coding 1 is of the z indices, 2 to 5 of the four parts",
+        "fractions are of the median ceilings below; decoding, entropy_coding 1 is of z indices, 2 to 5 of parts",
     )
     table = Table(title, headings, [_cells(row) for row in report.rows], notes)
     ceilings = ceiling_table(report.ceilings, report.unavailable)

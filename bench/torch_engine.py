@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from glc.engines import Array, Engine, TensorSpec
+from glc.engines import Array, Engine, HostLoader, TensorSpec
 from glc.engines.processor import processor_name
 from glc.engines.protocol import check_feeds
 from glc.errors import EngineRejectedGraph, ModelMismatch
@@ -50,7 +50,7 @@ def open_published(path: str | os.PathLike[str]) -> PublishedBundle:
     return PublishedBundle(bundle.path, bundle.manifest)
 
 
-class TorchLoader:
+class TorchLoader(HostLoader):
     """Takes modules in place of graphs."""
 
     name = "torch"

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from glc.engines.protocol import Array, Engine, EngineLoader, TensorSpec
+from glc.engines.protocol import (
+    Array,
+    Engine,
+    EngineLoader,
+    HostLoader,
+    StageListener,
+    SupportsDevice,
+    TargetKey,
+    Tensor,
+    TensorSpec,
+    Workspace,
+)
 from glc.errors import EngineUnavailable
 
-__all__ = ["ENGINE_NAMES", "PRECISIONS", "Array", "Engine", "EngineLoader", "TensorSpec", "engine_loader"]
+__all__ = [
+    "ENGINE_NAMES",
+    "PRECISIONS",
+    "Array",
+    "Engine",
+    "EngineLoader",
+    "HostLoader",
+    "StageListener",
+    "SupportsDevice",
+    "TargetKey",
+    "Tensor",
+    "TensorSpec",
+    "Workspace",
+    "engine_loader",
+]
 
-ENGINE_NAMES = ("auto", "onnxruntime", "openvino")
-"""What `engine_loader` takes."""
+ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+"""What `engine_loader` takes; TensorRT's run what `glc-export --target` compiled, on a GPU."""
 
 PRECISIONS = ("f32", "f16", "bf16")
 """Of the image graphs; exact graphs run at one that holds their integers."""
@@ -19,8 +44,8 @@ def engine_loader(name: str = "auto", threads: int | None = None, precision: str
 
     Args:
         name: one of `ENGINE_NAMES`; "auto" takes onnxruntime.
-        threads: CPU threads for one run; None takes all that this process may use.
-        precision: one of `PRECISIONS`; None takes f32.
+        threads: CPU threads for one run; None takes all that this process may use. Not for engines on a GPU.
+        precision: one of `PRECISIONS`; None takes f32, and f16 on a GPU.
 
     Raises:
         EngineUnavailable: no such engine, its package is not installed, or it cannot compute in this precision here.
@@ -33,6 +58,14 @@ def engine_loader(name: str = "auto", threads: int | None = None, precision: str
     if name not in ENGINE_NAMES:
         raise EngineUnavailable(f"no engine is called {name!r}; choose one of {', '.join(ENGINE_NAMES)}")
     # The import is what needs the SDK, so it happens only once that SDK was chosen.
+    if name in ("tensorrt", "tensorrt_rtx"):
+        if threads is not None:
+            raise ValueError(f"threads are for engines on the CPU; {name} takes none")
+        if precision == "bf16":
+            raise EngineUnavailable(f"engine {name} computes in f16 or f32, not in bf16")
+        from glc.engines.trt import TrtLoader
+
+        return TrtLoader(name, precision)
     if name == "openvino":
         from glc.engines.ov import OvLoader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
+from glc.engines.protocol import Array, Engine, HostLoader, TensorSpec, check_feeds
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -53,7 +53,7 @@ class OrtEngine:
         self._session = None
 
 
-class OrtLoader:
+class OrtLoader(HostLoader):
     """ONNX Runtime with its CPU execution provider."""
 
     name = "onnxruntime"

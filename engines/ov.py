@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import EXACT_PRECISIONS, Array, Engine, TensorSpec, check_feeds
+from glc.engines.protocol import EXACT_PRECISIONS, Array, Engine, HostLoader, TensorSpec, check_feeds
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -72,7 +72,7 @@ class OvEngine:
         self._idle.clear()
 
 
-class OvLoader:
+class OvLoader(HostLoader):
     """OpenVINO's CPU device; compiled graphs are kept in `cache_folder`."""
 
     name = "openvino"

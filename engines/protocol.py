@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from glc.errors import EngineFailed
 
 Array = NDArray[Any]
+
+StageListener = Callable[[str, float], None]
+"""Called with the name and the duration in milliseconds of a stage that ended, from the thread that ran it."""
 
 EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
 """Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
@@ -29,13 +36,27 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join('*' if n is None else str(n) for n in self.shape)}]"
 
-    def accepts(self, array: Array) -> bool:
-        """Whether an array has this data type and shape."""
+    def accepts(self, tensor: Tensor) -> bool:
+        """Whether a tensor has this data type and shape."""
         return (
-            array.dtype == self.dtype
-            and array.ndim == len(self.shape)
-            and all(free in (None, size) for free, size in zip(self.shape, array.shape, strict=True))
+            tensor.dtype == np.dtype(self.dtype)
+            and len(tensor.shape) == len(self.shape)
+            and all(free in (None, size) for free, size in zip(self.shape, tensor.shape, strict=True))
         )
+
+
+class Tensor(Protocol):
+    """A numpy array, or what stands for one on the device of an engine."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the elements."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis."""
+        ...
 
 
 class Engine(Protocol):
@@ -70,8 +91,109 @@ class Engine(Protocol):
         ...
 
 
+class SupportsDevice(Protocol):
+    """What lies on a device and can be read where it is, such as a torch tensor, a CuPy array or a JAX array.
+
+    Objects with `__cuda_array_interface__` alone, such as PyCUDA's GPUArray, are taken too.
+    """
+
+    def __dlpack__(self, *, stream: int | None = None) -> object:
+        """Give a capsule."""
+        ...
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Give type and number of the device."""
+        ...
+
+
+class Workspace(Protocol):
+    """Where one image passes through the graphs; for one thread at a time.
+
+    All that the runtime knows of devices: what a graph gives stays where the engine keeps it, may be fed to the next
+    graph of the same workspace, and comes to the CPU only when it is fetched.
+    """
+
+    def run(self, stage: str, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute all outputs of a graph, now or at the latest when one of them is fetched.
+
+        Args:
+            stage: name for the listener.
+            engine: of the loader that gave this workspace.
+            feeds: input name -> array, or tensor of this workspace.
+
+        Returns:
+            Output name -> tensor, valid until the workspace is left.
+
+        Raises:
+            EngineFailed: as `Engine.run`.
+        """
+        ...
+
+    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Bring tensors to the CPU, as arrays that belong to the caller.
+
+        Raises:
+            EngineFailed: a run that they depend on failed.
+        """
+        ...
+
+    def store(self, image: Tensor, out: Tensor) -> None:
+        """Write the top left of an image (1, H, W, 3) into `out` (1, h, w, 3), a tensor of `adopt`.
+
+        Raises:
+            EngineFailed: a run that it depends on failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetKey:
+    """What compiled engines are made for; no other library, version or device may load them."""
+
+    library: str
+    """`tensorrt` or `tensorrt_rtx`."""
+    version: str
+    """Of the library."""
+    device: str
+    """Compute capability of the device, such as `sm80`."""
+    precision: str
+    """Of the image graphs: `f16` or `f32`."""
+
+    def __str__(self) -> str:
+        return f"{self.device} with {self.library} {self.version} at {self.precision}"
+
+
 class EngineLoader(Protocol):
     """An SDK that is ready to load graphs."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether tensors live on a device, where what happens between the networks must then be computed too."""
+        ...
+
+    @property
+    def target(self) -> TargetKey | None:
+        """What its compiled engines are made for; None where it loads ONNX graphs."""
+        ...
+
+    def workspace(self, on_stage: StageListener | None) -> AbstractContextManager[Workspace]:
+        """Take a workspace for one image; threads may hold one each."""
+        ...
+
+    def adopt(self, value: object, name: str) -> Tensor:
+        """Take what a caller holds, without a copy: an array, or on a device what speaks DLPack or CUDA's interface.
+
+        Args:
+            value: the tensor.
+            name: what the caller calls it, for errors.
+
+        Returns:
+            The tensor, with an axis of one in front.
+
+        Raises:
+            TypeError: not such a value, or it lies where this engine does not compute.
+        """
+        ...
 
     @property
     def name(self) -> str:
@@ -84,7 +206,7 @@ class EngineLoader(Protocol):
         ...
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
-        """Load a serialised ONNX graph.
+        """Load a serialised ONNX graph, or a compiled engine where there is a `target`.
 
         Args:
             graph: the file's content.
@@ -96,7 +218,56 @@ class EngineLoader(Protocol):
         ...
 
 
-def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
+class HostLoader:
+    """Base of loaders whose engines compute on arrays in the CPU's memory."""
+
+    on_device = False
+    target: TargetKey | None = None
+
+    @contextlib.contextmanager
+    def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
+        """Give a workspace; see `EngineLoader.workspace`."""
+        yield HostWorkspace(on_stage)
+
+    def adopt(self, value: object, name: str) -> Tensor:
+        """Take an array; see `EngineLoader.adopt`."""
+        if isinstance(value, np.ndarray):
+            return value[None]
+        where = " on a device, and this engine computes on the CPU" if hasattr(value, "__dlpack__") else ""
+        raise TypeError(f"{name} must be a numpy array; got {type(value).__name__}{where}")
+
+
+class HostWorkspace:
+    """Runs graphs at once; tensors are arrays."""
+
+    def __init__(self, on_stage: StageListener | None) -> None:
+        self._on_stage = on_stage
+
+    def run(self, stage: str, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute all outputs; see `Workspace.run`."""
+        start = time.perf_counter()
+        results = engine.run({name: np.ascontiguousarray(_array(tensor)) for name, tensor in feeds.items()})
+        if self._on_stage is not None:
+            self._on_stage(stage, 1e3 * (time.perf_counter() - start))
+        return dict(results)
+
+    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Give the arrays; see `Workspace.fetch`."""
+        return {name: _array(tensor) for name, tensor in tensors.items()}
+
+    def store(self, image: Tensor, out: Tensor) -> None:
+        """Write the top left of an image; see `Workspace.store`."""
+        _, height, width, _ = out.shape
+        np.copyto(_array(out), _array(image)[:, :height, :width])
+
+
+def _array(tensor: Tensor) -> Array:
+    if not isinstance(tensor, np.ndarray):
+        raise EngineFailed(f"an engine on the CPU needs a numpy array; got {type(tensor).__name__}")
+    return tensor
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> None:
     """Compare feeds with what an engine expects, once, at the seam.
 
     Raises:
@@ -106,6 +277,6 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
     if expected != feeds.keys():
         raise EngineFailed(f"expected the inputs {sorted(expected)}; got {sorted(feeds)}")
     for spec in inputs:
-        array = feeds[spec.name]
-        if not spec.accepts(array):
-            raise EngineFailed(f"expected the input {spec}; got {array.dtype} {list(array.shape)}")
+        tensor = feeds[spec.name]
+        if not spec.accepts(tensor):
+            raise EngineFailed(f"expected the input {spec}; got {tensor.dtype} {list(tensor.shape)}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import Array, engine_loader
-from glc.errors import BundleError, BundleTooNew, OutputNotWritable
+from glc.export.bundle_files import BundleFiles, Container, require_replaceable
 from glc.export.conformance import conformance_cases
 from glc.export.exact_graphs import exact_graphs
 from glc.export.exact_priors import ExactPriors, exact_priors
@@ -26,13 +24,14 @@ from glc.export.model import GlcModel
 from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
 from glc.export.parity import Difference, compare, expected_runs, parity_sizes, test_image
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
+from glc.export.step_graphs import step_graphs
 from glc.runtime.bundle import MANIFEST, Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
 from glc.runtime.conformance import require_conformance
 from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import staged
 from glc.runtime.images import read_image
-from glc.runtime.manifest import ArithmeticName, CodecConfig, FileEntry, GraphEntry, Manifest
+from glc.runtime.manifest import ArithmeticName, CodecConfig, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
 
 _TABLES = "tables.npz"
@@ -62,7 +61,7 @@ def export_bundle(
     label: str = "unnamed checkpoint",
     arithmetic: ArithmeticName = "exact",
     calibrate: Sequence[NDArray[np.uint8]] | None = None,
-    container: Literal["directory", "zip"] = "directory",
+    container: Container = "directory",
     on_step: Callable[[str], None] = lambda _: None,
     on_graph: Callable[[GraphReport], None] = lambda _: None,
     on_rounding: Callable[[RoundingReport], None] | None = None,
@@ -96,7 +95,7 @@ def export_bundle(
         raise ValueError(f"unknown arithmetic {arithmetic!r} or container {container!r}")
     if not label.isprintable():
         raise ValueError(f"label must be one line of printable text; got {label!r}")
-    _require_replaceable(target)
+    require_replaceable(target)
     table = build_scale_table(DEFAULT_GRID)
     if arithmetic == "exact":
         on_step("calibrate")
@@ -116,13 +115,15 @@ def export_bundle(
     rows = interpolated_row(model.q_enc, last), interpolated_row(model.q_dec, last)
     runs = [expected_runs(sources, test_image(h, w), rows) for h, w in parity_sizes(model.config)]
 
-    with staged(target) as temporary, _Writer(temporary, container) as writer:
+    with staged(target) as temporary, BundleFiles(temporary, container) as writer:
         graphs: dict[str, GraphEntry] = {}
         for source in sources:
             on_step(f"export {source.name}")
             entry, report = _export_graph(source, [run[source.name] for run in runs], cases.get(source.name), writer)
             graphs[source.name] = entry
             on_graph(report)
+        for name, data in step_graphs(model.config.latent_channels).items():
+            graphs[name] = GraphEntry(writer.add(f"graphs/{name}.onnx", data), 0, *tensor_specs(data))
         on_step("write manifest")
         manifest = Manifest(
             model_id=model_id(model, table, priors),
@@ -177,7 +178,7 @@ def _export_graph(
     source: GraphSource,
     runs: list[tuple[dict[str, Array], dict[str, Array]]],
     case: Mapping[str, Array] | None,
-    writer: _Writer,
+    writer: BundleFiles,
 ) -> tuple[GraphEntry, GraphReport]:
     data = to_onnx(source.module, source.inputs, source.outputs)
     loader = engine_loader("onnxruntime")
@@ -206,42 +207,3 @@ def _conformance(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
     arrays = {f"{graph}.{name}": array for graph, case in cases.items() for name, array in case.items()}
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type] # not the keyword that it takes
     return buffer.getvalue()
-
-
-def _require_replaceable(target: Path) -> None:
-    """A bundle may be replaced; a folder with someone's files, or the checkpoint itself, may not."""
-    if not target.parent.is_dir():
-        raise OutputNotWritable(f"cannot write {target}: there is no folder {target.parent}")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    try:
-        Bundle.open(target)
-    except BundleTooNew:
-        return
-    except BundleError as error:
-        raise OutputNotWritable(f"{target} exists and is not a bundle; choose another path, or remove it") from error
-
-
-class _Writer:
-    """Adds files to a directory or an uncompressed zip."""
-
-    def __init__(self, path: Path, container: Literal["directory", "zip"]) -> None:
-        self._path = path
-        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) if container == "zip" else None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._archive is not None:
-            self._archive.close()
-
-    def add(self, name: str, data: bytes) -> FileEntry:
-        if self._archive is not None:
-            # A fixed date, so that two exports of one checkpoint are the same file.
-            self._archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
-        else:
-            file = self._path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        return FileEntry(name, hashlib.sha256(data).hexdigest(), len(data))

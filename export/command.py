@@ -13,13 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from glc.engines import trt_sdk
+from glc.engines.trt_builder import builder_for
 from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
 from glc.export.exact_report import RoundingReport
 from glc.export.model_options import CheckpointOption, SeedOption, SyntheticOption, chosen_model
+from glc.export.targets import EngineReport, ImageSizes, compile_target
+from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in, read_image
-from glc.runtime.terminal import new_app, results_console, run
+from glc.runtime.terminal import new_app, parsed_size, results_console, run
+
+_Library = enum.StrEnum("_Library", {name.upper(): name for name in trt_sdk.LIBRARIES})  # type: ignore[misc]
 
 app = new_app("Export a GLC checkpoint as a bundle of ONNX graphs and tables.")
 
@@ -34,9 +40,16 @@ class _Container(enum.StrEnum):
     ZIP = "zip"
 
 
+class _Precision(enum.StrEnum):
+    F16 = "f16"
+    F32 = "f32"
+
+
 @app.command()
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write, by custom *.glcb.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle to write, by custom *.glcb.", show_default=False)
+    ] = None,
     checkpoint: CheckpointOption = None,
     synthetic: SyntheticOption = None,
     seed: SeedOption = 0,
@@ -70,8 +83,48 @@ def export(
     container: Annotated[
         _Container, typer.Option("--container", help="Write a directory, or the same files in one zip.")
     ] = _Container.DIRECTORY,
+    existing: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="Bundle to compile for --target, in place of an export.", show_default=False),
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="Compute capability to compile for, such as sm80 (A100); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    library: Annotated[
+        _Library | None, typer.Option("--library", help="That compiles; by default what can.", show_default=False)
+    ] = None,
+    precision: Annotated[
+        _Precision, typer.Option("--precision", help="Of compiled analysis and synthesis; the prior stays exact.")
+    ] = _Precision.F16,
+    typical: Annotated[
+        str, typer.Option("--typical", help="Height x width for which compiled engines are made fastest.")
+    ] = "512x768",
+    largest: Annotated[
+        str, typer.Option("--largest", help="Largest height x width that compiled engines take.")
+    ] = "2048x2048",
 ) -> None:
-    """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb."""
+    """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb.
+
+    With --target sm80 its graphs are also compiled for an A100. To compile a bundle that is there already:
+    glc-export --bundle model.glcb --target sm80.
+    """
+    sizes = ImageSizes(parsed_size(typical), parsed_size(largest))
+    if any(t > most for t, most in zip(sizes.typical, sizes.largest, strict=True)):
+        raise typer.BadParameter(f"--typical {typical} is larger than --largest {largest}")
+    for target in targets or ():
+        builder_for(target, library)  # before minutes of work
+    if existing is not None:
+        if checkpoint is not None or synthetic is not None or output is not None or not targets:
+            raise typer.BadParameter("--bundle goes with --target, and without --ckpt, --synthetic and --output")
+        _compile(existing, targets, library, precision, sizes)
+        return
+    if output is None:
+        raise typer.BadParameter("name the bundle to write: --output model.glcb")
     if label is not None and not label.isprintable():
         raise typer.BadParameter("the label must be one line of printable text")
     exact = arithmetic is _Arithmetic.EXACT
@@ -114,6 +167,49 @@ def export(
     manifest = bundle.manifest
     total_bytes = sum(entry.size_bytes for entry in manifest.files())
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")
+    if targets:
+        _compile(output, targets, library, precision, sizes)
+
+
+def _compile(
+    path: Path, targets: list[str], library: _Library | None, precision: _Precision, sizes: ImageSizes
+) -> None:
+    """Compile a bundle for some targets, and say what came of it."""
+    reports: list[EngineReport] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bundle = Bundle.open(path)
+        task = progress.add_task("compile", total=len(targets) * len(bundle.manifest.graphs))
+
+        def on_engine(report: EngineReport) -> None:
+            reports.append(report)
+            progress.update(task, description=f"compiled {report.graph} for {report.target}", advance=1)
+
+        for target in targets:
+            bundle = compile_target(
+                bundle, target, library=library, precision=precision.value, sizes=sizes, on_engine=on_engine
+            )
+    results_console().print(_engine_table(reports))
+    rows, columns_ = sizes.largest
+    print(f"{path}: compiled for {', '.join(map(str, (c.key for c in bundle.manifest.targets.values())))}; ", end="")
+    print(f"images up to {rows}x{columns_}")
+
+
+def _engine_table(reports: list[EngineReport]) -> Table:
+    table = Table(title="Engines; memory of activations is that of the largest image, and runs share it")
+    for column in ("target", "graph", "layers", "weights MB", "activations MB", "file MB", "build s"):
+        table.add_column(column, justify="left" if column in ("target", "graph") else "right")
+    for report in reports:
+        engine = report.engine
+        sizes = (engine.weights_bytes, engine.activation_bytes, len(engine.data))
+        table.add_row(
+            report.target,
+            report.graph,
+            str(engine.layers),
+            *("not told" if size is None else f"{size / 1e6:.2f}" for size in sizes),
+            f"{engine.build_s:.1f}",
+        )
+    return table
 
 
 def _table(reports: list[GraphReport]) -> Table:

@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,12 +16,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew
+from glc.engines import TargetKey
+from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew, TargetMissing
 from glc.runtime.files import read_at_most
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
 from glc.runtime.messages import one_line
 from glc.runtime.scale_table import ScaleTable
-from glc.runtime.signatures import EXACT_GRAPHS, signatures
+from glc.runtime.signatures import EXACT_GRAPHS, signatures, step_signatures
 
 MANIFEST = "manifest.json"
 
@@ -71,22 +73,46 @@ class Bundle:
             manifest = Manifest.from_json(text)
         except (BundleInvalid, BundleTooNew) as error:
             raise type(error)(f"{where}: {error}") from error
-        for name, signature in signatures(manifest.config.latent_channels).items():
+        steps = step_signatures(manifest.config.latent_channels)
+        for name, signature in (signatures(manifest.config.latent_channels) | steps).items():
             entry = manifest.graphs.get(name)
+            if entry is None and name in steps:
+                continue
             if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
                 raise BundleInvalid(
                     f"{where}: {MANIFEST} lists no graph {name} with the inputs and outputs of a bundle"
                 )
         return cls(where, manifest)
 
-    def graph(self, name: str) -> tuple[GraphEntry, bytes]:
-        """Entry and content of one graph.
+    def graph(self, name: str, target: TargetKey | None = None) -> tuple[GraphEntry, bytes]:
+        """Entry of a graph, and its content: ONNX, or the engine that was compiled for a target.
 
         Raises:
             BundleAltered: the file is missing or changed.
+            TargetMissing: nothing in the bundle was compiled for the target, or the graph was not.
         """
-        entry = self.manifest.graphs[name]
-        return entry, self._read(entry.file)
+        entry = self.manifest.graphs.get(name)
+        if entry is None:
+            raise TargetMissing(
+                f"{self.path} has no graph {name}, which engines on a device need: it is of an older version; "
+                "export it again"
+            )
+        if target is None:
+            return entry, self.read(entry.file)
+        engines = self._engines(target)
+        if name not in engines:
+            raise TargetMissing(f"{self.path} holds no {name} for {target}; compile it again: {_compile(self, target)}")
+        return entry, self.read(engines[name])
+
+    def _engines(self, target: TargetKey) -> Mapping[str, FileEntry]:
+        for compiled in self.manifest.targets.values():
+            if compiled.key == target:
+                return compiled.engines
+        held = ", ".join(str(compiled.key) for compiled in self.manifest.targets.values()) or "nothing"
+        raise TargetMissing(
+            f"{self.path} has nothing compiled for {target}, which is what this machine has; it holds {held}. Compile "
+            f"it here: {_compile(self, target)}"
+        )
 
     def tables(self) -> Tables:
         """Read tables.npz.
@@ -135,11 +161,11 @@ class Bundle:
         Raises:
             BundleAltered: a file is missing or changed.
         """
-        return sum(len(self._read(entry)) for entry in self.manifest.files())
+        return sum(len(self.read(entry)) for entry in self.manifest.files())
 
     def _read_arrays(self, entry: FileEntry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         """Read arrays of an npz file that unpacks to no more than is allowed."""
-        content = self._read(entry, _MAX_TABLE_BYTES)
+        content = self.read(entry, _MAX_TABLE_BYTES)
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_TABLE_BYTES:
@@ -148,8 +174,13 @@ class Bundle:
         except _ZIP_ERRORS as error:
             raise BundleInvalid(f"{self.path}: {entry.name} cannot be read: {one_line(error)}") from error
 
-    def _read(self, entry: FileEntry, most_bytes: int | None = None) -> bytes:
-        """Read a file and check it, unless it is larger than is allowed of its kind."""
+    def read(self, entry: FileEntry, most_bytes: int | None = None) -> bytes:
+        """Read a file and check it.
+
+        Raises:
+            BundleAltered: it is missing or changed.
+            BundleInvalid: it is larger than is allowed of its kind.
+        """
         limit = entry.size_bytes if most_bytes is None else min(entry.size_bytes, most_bytes)
         content = _read_member(self.path, entry.name, limit)
         if most_bytes is not None and len(content) > most_bytes:
@@ -166,6 +197,10 @@ class Bundle:
                 "it was altered after export; export again"
             )
         return content
+
+
+def _compile(bundle: Bundle, target: TargetKey) -> str:
+    return f"glc-export --bundle {bundle.path} --target {target.device} --precision {target.precision}"
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

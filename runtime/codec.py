@@ -12,18 +12,19 @@ image <--synthesis-- y_hat <--walk-- payload decoder <---- bitstream
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, engine_loader
+from glc.engines import EngineLoader, StageListener, SupportsDevice, Tensor, engine_loader
 from glc.errors import (
     CorruptBitstream,
-    EngineFailed,
     EngineMismatch,
     EngineUnavailable,
     ImageTooLarge,
@@ -45,11 +46,13 @@ from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
 from glc.runtime.messages import one_line
-from glc.runtime.networks import HyperPrior, Networks, StageListener, interpolated_row
-from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
-from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder
+from glc.runtime.networks import HyperPrior, Networks, Passage, interpolated_row
+from glc.runtime.spatial_walk import SymbolCoder, walk
+from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 
 Image = NDArray[np.uint8]
+
+_Out = TypeVar("_Out", bound=object)
 
 DEFAULT_MAX_PIXELS = 1 << 27
 """Images with more pixels are refused before memory is taken: 134 million, four times 8K."""
@@ -136,11 +139,12 @@ class Codec:
         """The engine with its version, precision, threads and processor."""
         return self._loader.fingerprint
 
-    def encode(self, image: Image, quality: float = 1, *, form: Form = "file") -> bytes:
+    def encode(self, image: Image | SupportsDevice, quality: float = 1, *, form: Form = "file") -> bytes:
         """Encode one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, from 1x1 up to the limit on pixels.
+            image: (H, W, 3) uint8 RGB, from 1x1 up to the limit on pixels; where the engine is on a device, also what
+                lies there and speaks DLPack or `__cuda_array_interface__`, which is then read without the CPU.
             quality: 0..Q-1; fractions interpolate and are rounded to the nearest 1/21.
             form: "file", or "bare" without signature, identity and checksum.
 
@@ -148,42 +152,62 @@ class Codec:
             The bitstream.
 
         Raises:
-            TypeError: not an array of uint8.
+            TypeError: not of uint8, or not where the engine can read it.
             ValueError: the shape, the quality or the form is out of range.
             EngineError: the engine failed, or the latent cannot be coded.
         """
-        image = self._checked_image(image)
-        header = Header(quality_units(quality, self.qualities), image.shape[1], image.shape[0])
+        pixels = self._checked_image(image)
+        _, height, width, _ = pixels.shape
+        header = Header(quality_units(quality, self.qualities), width, height)
         q_row = interpolated_row(self._tables.q_enc, header.quality_units)
-        y, z_indices = self._networks.analysis(image, q_row, self._hyper_size(header))
-        prior = self._networks.hyper_prior(z_indices)
-        payload = PayloadEncoder(self._models)
+        with self._networks.passage() as passage:
+            y, z_indices = passage.analysis(pixels, q_row, self._hyper_size(header))
+            prior = passage.hyper_prior(z_indices)
+            coder = LatentCoder(passage.steps.split(y, prior.quant_step), passage.steps)
+            _walk(passage, prior, coder)
+            made = passage.fetch({"z_indices": z_indices, **coder.made})
         with self._networks.stage("entropy_coding"):
-            payload.put_indices(z_indices, self.bundle.manifest.config.codebook_entries)
-        with np.errstate(all="ignore"):  # where a model gives no numbers, the coder says so
-            self._walk(prior, LatentCoder(y / prior.quant_step, payload))
-        return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
+            payload = PayloadEncoder(self._models)
+            payload.put_indices(made.pop("z_indices")[0], self.bundle.manifest.config.codebook_entries)
+            write_parts(made, payload)
+            return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
 
-    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False) -> Image:
+    @overload
+    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None) -> Image: ...
+    @overload
+    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out) -> _Out: ...
+    def decode(
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out | None = None
+    ) -> Image | _Out:
         """Decode one bitstream.
 
         Args:
             data: the bitstream.
             form: "file" or "bare", as it was encoded.
             allow_partial: show what a cut stream holds, as `decode_partial` does, instead of raising.
+            out: (H, W, 3) uint8 to write the image into: an array, or where the engine is on a device also what lies
+                there and speaks DLPack or `__cuda_array_interface__`, which is then written without the CPU.
 
         Returns:
-            (H, W, 3) uint8 RGB.
+            (H, W, 3) uint8 RGB; `out` itself where it was given.
 
         Raises:
             TruncatedBitstream: it was cut, or damaged so that it ends too early.
             BitstreamError: not a bitstream, damaged, too large, or made with another model or engine.
             EngineError: the engine failed.
+            TypeError: `out` is not of uint8, or not where the engine can write it.
+            ValueError: `out` has another shape than the image, or is read-only.
         """
-        if allow_partial:
-            return self.decode_partial(data, form=form).image
-        header, y_hat = self._decode_latent(data, form)
-        return self._synthesise(header, y_hat)
+        info, payload = self._checked_stream(data, form)
+        image = _empty_image(info.header) if out is None else out
+        target = self._checked_out(image, info.header)
+        cut = not info.intact or (allow_partial and form == "bare")
+        with self._networks.passage() as passage:
+            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+            if not allow_partial:
+                _require_whole(info, decoder, latent)
+            self._synthesise(passage, info.header, latent, target)
+        return image
 
     def decode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
         """Decode a stream of which only the first bytes may be there; missing symbols are zero.
@@ -198,8 +222,11 @@ class Codec:
             EngineError: the engine failed.
         """
         info, payload = self._checked_stream(data, form)
-        header, y_hat, decoder = self._read_latent(info, payload, cut=form == "bare" or not info.intact)
-        return PartialImage(self._synthesise(header, y_hat), decoder.symbols_read / y_hat.size)
+        image = _empty_image(info.header)
+        with self._networks.passage() as passage:
+            latent, decoder = self._read_latent(passage, info, payload, cut=form == "bare" or not info.intact)
+            self._synthesise(passage, info.header, latent, image[None])
+        return PartialImage(image, decoder.symbols_read / math.prod(latent.shape))
 
     def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
         """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
@@ -210,7 +237,12 @@ class Codec:
         Raises:
             BitstreamError, EngineError: as `decode`.
         """
-        return self._decode_latent(data, form)[1]
+        info, payload = self._checked_stream(data, form)
+        with self._networks.passage() as passage:
+            latent, decoder = self._read_latent(passage, info, payload, cut=not info.intact)
+            _require_whole(info, decoder, latent)
+            y_hat: NDArray[np.float32] = passage.fetch({"latent": latent})["latent"][0]
+        return y_hat
 
     def preview(self, data: bytes, *, form: Form = "file") -> Image:
         """Decode from the z indices alone, every symbol zero; works on a stream cut behind them.
@@ -228,7 +260,12 @@ class Codec:
         info, payload = self._checked_stream(data, form)
         decoder = PayloadDecoder(self._models, payload, cut=not info.intact)
         z_indices = self._get_indices(decoder, info.header)
-        return self._synthesise(info.header, self._y_hat(z_indices, ZeroCoder()))
+        image = _empty_image(info.header)
+        with self._networks.passage() as passage:
+            prior = passage.hyper_prior(z_indices)
+            latent = passage.steps.dequantise(_walk(passage, prior, ZeroCoder()), prior.quant_step)
+            self._synthesise(passage, info.header, latent, image[None])
+        return image
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
         """Encode several images of any sizes; see `encode`."""
@@ -254,15 +291,28 @@ class Codec:
     ) -> None:
         self.close()
 
-    def _checked_image(self, image: Image) -> Image:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            found = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-            raise TypeError(f"image must be a numpy array of uint8; got {found}")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image must have shape (H, W, 3) and not be empty; got {image.shape}")
-        if image.shape[0] * image.shape[1] > self._max_pixels:
-            raise ValueError(f"{image.shape[1]}x{image.shape[0]} pixels exceed max_pixels = {self._max_pixels}")
-        return np.ascontiguousarray(image)
+    def _checked_image(self, image: Image | SupportsDevice) -> Tensor:
+        """Image (1, H, W, 3), where the engine reads it."""
+        pixels = self._loader.adopt(image, "image")
+        if pixels.dtype != np.uint8:
+            raise TypeError(f"image must be of uint8; got {pixels.dtype}")
+        shape = pixels.shape[1:]
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"image must have shape (H, W, 3) and not be empty; got {shape}")
+        if shape[0] * shape[1] > self._max_pixels:
+            raise ValueError(f"{shape[1]}x{shape[0]} pixels exceed max_pixels = {self._max_pixels}")
+        return pixels
+
+    def _checked_out(self, out: object, header: Header) -> Tensor:
+        """What an image (1, H, W, 3) is written into."""
+        target = self._loader.adopt(out, "out")
+        if target.dtype != np.uint8:
+            raise TypeError(f"out must be of uint8; got {target.dtype}")
+        if target.shape != (1, header.height, header.width, 3):
+            raise ValueError(f"out has shape {target.shape[1:]}; the image has {(header.height, header.width, 3)}")
+        if isinstance(target, np.ndarray) and not target.flags.writeable:
+            raise ValueError("out is read-only")
+        return target
 
     def _checked_stream(self, data: bytes, form: Form) -> tuple[StreamInfo, bytes]:
         """Refuse what cannot be decoded here before any memory is taken for it."""
@@ -303,61 +353,53 @@ class Codec:
             "where it was encoded: same engine, version, threads and processor"
         )
 
-    def _walk(self, prior: HyperPrior, coder: SymbolCoder) -> NDArray[np.float32]:
-        """Walk the four parts; returns y_hat (N, h, w) in units of quant_step."""
-        timed = _TimedCoder(coder, self._networks)
-        return walk(prior.first, lambda part, y_hat: self._networks.spatial_prior(part, y_hat, prior.context), timed)
-
-    def _decode_latent(self, data: bytes, form: Form) -> tuple[Header, NDArray[np.float32]]:
-        info, payload = self._checked_stream(data, form)
-        header, y_hat, decoder = self._read_latent(info, payload, cut=not info.intact)
-        if decoder.ended:
-            raise TruncatedBitstream(
-                f"the bitstream was cut or damaged: it ends after {decoder.symbols_read} of {y_hat.size} symbols; "
-                "allow_partial shows them"
-            )
-        if not info.intact:
-            raise CorruptBitstream("the checksum does not match: the bitstream was damaged")
-        return header, y_hat
-
     def _read_latent(
-        self, info: StreamInfo, payload: bytes, *, cut: bool
-    ) -> tuple[Header, NDArray[np.float32], PayloadDecoder]:
+        self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool
+    ) -> tuple[Tensor, PayloadDecoder]:
+        """Latent (1, N, h, w) times quant_step, and the decoder behind the last symbol."""
         decoder = PayloadDecoder(self._models, payload, cut=cut)
         with self._networks.stage("entropy_coding"):
             z_indices = self._get_indices(decoder, info.header)
-        return info.header, self._y_hat(z_indices, PayloadCoder(decoder)), decoder
+        prior = passage.hyper_prior(z_indices)
+        coder = PayloadCoder(decoder, passage.fetch, lambda: self._networks.stage("entropy_coding"))
+        return passage.steps.dequantise(_walk(passage, prior, coder), prior.quant_step), decoder
 
-    def _y_hat(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> NDArray[np.float32]:
-        prior = self._networks.hyper_prior(z_indices)
-        with np.errstate(all="ignore"):
-            y_hat = self._walk(prior, coder) * prior.quant_step
-        if not np.isfinite(y_hat).all():
-            raise EngineFailed("the decoded latent is not finite")
-        return y_hat
-
-    def _synthesise(self, header: Header, y_hat: NDArray[np.float32]) -> Image:
-        image = self._networks.synthesis(y_hat, interpolated_row(self._tables.q_dec, header.quality_units))
-        return np.ascontiguousarray(image[: header.height, : header.width])
+    def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
+        """Write the image into `out` (1, H, W, 3)."""
+        passage.store(passage.synthesis(latent, interpolated_row(self._tables.q_dec, header.quality_units)), out)
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         multiple = 4 * self.bundle.manifest.config.downsampling
         return -(-header.height // multiple), -(-header.width // multiple)
 
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
-        return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)
+        """Z indices (1, h/4, w/4)."""
+        return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)[None]
 
 
-class _TimedCoder:
-    """Times another coder as the stage `entropy_coding`."""
+def _walk(passage: Passage, prior: HyperPrior, coder: SymbolCoder) -> Tensor:
+    """Walk the four parts; returns y_hat (1, N, h, w) in units of quant_step."""
+    return walk(
+        prior.first,
+        lambda part, y_hat: passage.spatial_prior(part, y_hat, prior.context),
+        coder,
+        passage.steps.assemble,
+    )
 
-    def __init__(self, coder: SymbolCoder, networks: Networks) -> None:
-        self._coder = coder
-        self._networks = networks
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        with self._networks.stage("entropy_coding"):
-            return self._coder.code(part, prior)
+def _require_whole(info: StreamInfo, decoder: PayloadDecoder, latent: Tensor) -> None:
+    """Refuse a stream that has not told all symbols of the latent."""
+    if decoder.ended:
+        raise TruncatedBitstream(
+            f"the bitstream was cut or damaged: it ends after {decoder.symbols_read} of {math.prod(latent.shape)} "
+            "symbols; allow_partial shows them"
+        )
+    if not info.intact:
+        raise CorruptBitstream("the checksum does not match: the bitstream was damaged")
+
+
+def _empty_image(header: Header) -> Image:
+    return np.empty((header.height, header.width, 3), np.uint8)
 
 
 def _identity(bundle: Bundle, loader: EngineLoader) -> tuple[Arithmetic, bytes]:

@@ -6,10 +6,10 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from glc.engines import TensorSpec
+from glc.engines import TargetKey, TensorSpec
 from glc.errors import BundleInvalid, BundleTooNew
 from glc.runtime.messages import named, one_line, shown
 
@@ -22,6 +22,7 @@ ArithmeticName = Literal["exact", "float"]
 
 DTYPES = ("float32", "uint8", "int32")
 
+_KEY = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Relative, no "..", nothing hidden: a hostile manifest must not reach outside its bundle. Short: systems have limits.
 _FILE_NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -66,6 +67,17 @@ class CodecConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledTarget:
+    """Engines that were compiled for one device with one library."""
+
+    key: TargetKey
+    largest: tuple[int, int]
+    """Height and width of the largest image that the engines take."""
+    engines: Mapping[str, FileEntry]
+    """Graph name -> engine."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything in manifest.json."""
 
@@ -86,6 +98,8 @@ class Manifest:
     """Cases that an engine must reproduce; in every bundle with exact arithmetic, and no other."""
     producers: Mapping[str, str]
     """Software -> version that wrote the bundle."""
+    targets: Mapping[str, CompiledTarget] = field(default_factory=dict)
+    """Name -> engines; a bundle works without any."""
 
     def files(self) -> Iterator[FileEntry]:
         """Every file but the manifest."""
@@ -93,12 +107,16 @@ class Manifest:
         yield self.tables
         if self.conformance is not None:
             yield self.conformance
+        for target in self.targets.values():
+            yield from target.engines.values()
 
     def to_json(self) -> str:
         """Serialise, with sorted keys."""
         document = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
         if self.conformance is None:
             del document["conformance"]
+        if not self.targets:
+            del document["targets"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -135,6 +153,7 @@ class Manifest:
             graphs={name: _graph(graphs.fields(name)) for name in graphs.names()},
             tables=_file(root.fields("tables")),
             conformance=_file(root.fields("conformance")) if arithmetic == "exact" else None,
+            targets=_targets(root),
             producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
         )
 
@@ -211,6 +230,25 @@ def _graph(fields: _Fields) -> GraphEntry:
         parameters=fields.take("parameters", int),
         inputs=tuple(map(_tensor, fields.each("inputs"))),
         outputs=tuple(map(_tensor, fields.each("outputs"))),
+    )
+
+
+def _targets(root: _Fields) -> dict[str, CompiledTarget]:
+    """Member `targets`, which bundles without compiled engines lack."""
+    if "targets" not in root.names():
+        return {}
+    targets = root.fields("targets")
+    return {name: _target(targets.fields(name)) for name in targets.names()}
+
+
+def _target(fields: _Fields) -> CompiledTarget:
+    key, engines, largest = fields.fields("key"), fields.fields("engines"), fields.take("largest", list)
+    if len(largest) != 2 or not all(type(side) is int and side > 0 for side in largest):
+        raise BundleInvalid(f"manifest.json: largest is {shown(largest)}; expected height and width")
+    return CompiledTarget(
+        key=TargetKey(*(key.matching(name, _KEY) for name in ("library", "version", "device", "precision"))),
+        largest=(largest[0], largest[1]),
+        engines={name: _file(engines.fields(name)) for name in engines.names()},
     )
 
 

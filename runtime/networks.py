@@ -5,24 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, EngineLoader, TensorSpec
+from glc.engines import Array, Engine, EngineLoader, StageListener, Tensor, TensorSpec, Workspace
 from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
 from glc.runtime.conformance import require_conformance
+from glc.runtime.latent_steps import HostSteps, LatentSteps
 from glc.runtime.messages import named, one_line
-from glc.runtime.spatial_walk import PartPrior
+from glc.runtime.signatures import step_signatures
+from glc.runtime.spatial_walk import PARTS, PartPrior
 
 Latent = NDArray[np.float32]
-
-StageListener = Callable[[str, float], None]
-"""Called with the name and the duration in milliseconds of a stage that ended, from the thread that ran it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,67 +30,39 @@ class HyperPrior:
 
     first: PartPrior
     """Prior of part 0."""
-    quant_step: Latent
-    """(N, h, w): size of the quantisation steps."""
-    context: Latent
-    """(1, N, h, w): what the spatial prior is given beside the decoded parts."""
+    quant_step: Tensor
+    """(1, N, h, w) float32: size of the quantisation steps."""
+    context: Tensor
+    """(1, N, h, w) float32: what the spatial prior is given beside the decoded parts."""
 
 
 class Networks:
-    """Runs the graphs of one bundle on one engine; threads may share it."""
+    """The graphs of one bundle on one engine; threads may share it, and each take a `Passage` for an image."""
 
     def __init__(self, bundle: Bundle, loader: EngineLoader, on_stage: StageListener | None) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
         self._loader = loader
         self._on_stage = on_stage
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
         self._closed = False
 
-    def analysis(
-        self, image: NDArray[np.uint8], q_row: Latent, hyper_size: tuple[int, int]
-    ) -> tuple[Latent, NDArray[np.int32]]:
-        """Image (H, W, 3) and row (N,) of q_enc to y (N, h, w) and z indices of the stated size (h/4, w/4)."""
-        rows, columns = hyper_size
-        results = self._run(
-            "analysis",
-            {"image": image[None], "q_row": q_row.reshape(1, -1, 1, 1)},
-            {"y": self._latent(4 * rows, 4 * columns), "z_indices": (1, rows, columns)},
-        )
-        return results["y"][0], results["z_indices"][0]
+    @contextlib.contextmanager
+    def passage(self) -> Iterator[Passage]:
+        """Take what one image needs to pass through the graphs; its tensors are valid inside the block.
 
-    def hyper_prior(self, z_indices: NDArray[np.int32]) -> HyperPrior:
-        """Z indices (h/4, w/4) to what they tell of the latent."""
-        rows, columns = z_indices.shape
-        latent, part = self._latent(4 * rows, 4 * columns), self._latent(2 * rows, 2 * columns)
-        results = self._run(
-            "hyper_prior",
-            {"z_indices": z_indices[None]},
-            {"scale_indices": part, "means": part, "quant_step": latent, "context": latent},
-        )
-        return HyperPrior(_part_prior(results), results["quant_step"][0], results["context"])
-
-    def spatial_prior(self, part: int, y_hat: Latent, context: Latent) -> PartPrior:
-        """y_hat so far (N, h, w) to the prior of part 1, 2 or 3."""
-        shape = self._latent(y_hat.shape[1] // 2, y_hat.shape[2] // 2)
-        feeds = {"y_hat": y_hat[None], "context": context}
-        return _part_prior(self._run(f"spatial_prior_{part}", feeds, {"scale_indices": shape, "means": shape}))
-
-    def synthesis(self, y_hat: Latent, q_row: Latent) -> NDArray[np.uint8]:
-        """y_hat (N, h, w) and row (N,) of q_dec to an image (f h, f w, 3), padding included."""
-        factor = self._bundle.manifest.config.downsampling
-        results = self._run(
-            "synthesis",
-            {"y_hat": y_hat[None], "q_row": q_row.reshape(1, -1, 1, 1)},
-            {"image": (1, factor * y_hat.shape[1], factor * y_hat.shape[2], 3)},
-        )
-        image: NDArray[np.uint8] = results["image"][0]
-        return image
+        Raises:
+            EngineFailed: closed, or the device has no room for another image.
+        """
+        with self._loader.workspace(self._on_stage) as workspace:
+            yield Passage(self, workspace, on_device=self._loader.on_device)
 
     def load_all(self) -> None:
-        """Load every graph now."""
-        for name in self._bundle.manifest.graphs:
-            self._engine(name)
+        """Load every graph that this engine needs now."""
+        steps = step_signatures(self.bundle.manifest.config.latent_channels)
+        for name in self.bundle.manifest.graphs:
+            if self._loader.on_device or name not in steps:
+                self.engine(name)
 
     def close(self) -> None:
         """Free the loaded graphs."""
@@ -109,24 +80,13 @@ class Networks:
         if self._on_stage is not None:
             self._on_stage(name, 1e3 * (time.perf_counter() - start))
 
-    def _latent(self, rows: int, columns: int) -> tuple[int, ...]:
-        return 1, self._bundle.manifest.config.latent_channels, rows, columns
+    def engine(self, graph: str) -> Engine:
+        """Load a graph, once.
 
-    def _run(self, graph: str, feeds: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Run a graph; an SDK lets it give other shapes than it declares, so they are compared with the right ones."""
-        engine = self._engine(graph)
-        with self.stage(graph), _naming(graph):
-            results = engine.run(feeds)
-        for spec in engine.outputs:
-            expected, found = TensorSpec(spec.name, spec.dtype, shapes[spec.name]), results[spec.name]
-            if not expected.accepts(found):
-                raise EngineRejectedGraph(
-                    f"graph {graph} gives {found.dtype} {list(found.shape)}; expected {expected}: it is not the graph "
-                    "that the manifest describes"
-                )
-        return results
-
-    def _engine(self, graph: str) -> Engine:
+        Raises:
+            BundleError: the bundle lacks it, or it was altered.
+            EngineError: it cannot be loaded, or is not exact here.
+        """
         engine = self._engines.get(graph)
         if engine is not None:
             return engine
@@ -139,8 +99,8 @@ class Networks:
             return self._engines[graph]
 
     def _load(self, graph: str) -> Engine:
-        entry, content = self._bundle.graph(graph)
-        cases = self._bundle.conformance(graph)
+        entry, content = self.bundle.graph(graph, self._loader.target)
+        cases = self.bundle.conformance(graph)
         with _naming(graph):
             engine = self._loader.load(content, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
@@ -153,6 +113,100 @@ class Networks:
             with _naming(graph):
                 require_conformance(graph, engine, self._loader.fingerprint, cases)
         return engine
+
+
+class Passage:
+    """One image's way through the graphs, as typed functions on tensors; for one thread."""
+
+    def __init__(self, networks: Networks, workspace: Workspace, *, on_device: bool) -> None:
+        self._networks = networks
+        self._workspace = workspace
+        self.steps: LatentSteps = _GraphSteps(self) if on_device else HostSteps()
+        """What happens between the networks."""
+
+    def analysis(self, image: Tensor, q_row: Latent, hyper_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image (1, H, W, 3) and row (N,) of q_enc to y (1, N, h, w) and z indices of the stated size (1, h/4, w/4)."""
+        rows, columns = hyper_size
+        results = self.run(
+            "analysis",
+            {"image": image, "q_row": q_row.reshape(1, -1, 1, 1)},
+            {"y": self._latent(4 * rows, 4 * columns), "z_indices": (1, rows, columns)},
+        )
+        return results["y"], results["z_indices"]
+
+    def hyper_prior(self, z_indices: Tensor) -> HyperPrior:
+        """Z indices (1, h/4, w/4) to what they tell of the latent."""
+        _, rows, columns = z_indices.shape
+        latent, part = self._latent(4 * rows, 4 * columns), self._latent(2 * rows, 2 * columns)
+        results = self.run(
+            "hyper_prior",
+            {"z_indices": z_indices},
+            {"scale_indices": part, "means": part, "quant_step": latent, "context": latent},
+        )
+        return HyperPrior(_part_prior(results), results["quant_step"], results["context"])
+
+    def spatial_prior(self, part: int, y_hat: Tensor, context: Tensor) -> PartPrior:
+        """y_hat so far (1, N, h, w) to the prior of part 1, 2 or 3."""
+        shape = self._latent(y_hat.shape[2] // 2, y_hat.shape[3] // 2)
+        feeds = {"y_hat": y_hat, "context": context}
+        return _part_prior(self.run(f"spatial_prior_{part}", feeds, {"scale_indices": shape, "means": shape}))
+
+    def synthesis(self, y_hat: Tensor, q_row: Latent) -> Tensor:
+        """y_hat (1, N, h, w) and row (N,) of q_dec to an image (1, f h, f w, 3), padding included."""
+        factor = self._networks.bundle.manifest.config.downsampling
+        shape = (1, factor * y_hat.shape[2], factor * y_hat.shape[3], 3)
+        return self.run("synthesis", {"y_hat": y_hat, "q_row": q_row.reshape(1, -1, 1, 1)}, {"image": shape})["image"]
+
+    def run(self, graph: str, feeds: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Run a graph; an SDK lets it give other shapes than it declares, so they are compared with the right ones."""
+        engine = self._networks.engine(graph)
+        with _naming(graph):
+            results = self._workspace.run(graph, engine, feeds)
+        for spec in engine.outputs:
+            expected, found = TensorSpec(spec.name, spec.dtype, shapes[spec.name]), results[spec.name]
+            if not expected.accepts(found):
+                raise EngineRejectedGraph(
+                    f"graph {graph} gives {found.dtype} {list(found.shape)}; expected {expected}: it is not the graph "
+                    "that the manifest describes"
+                )
+        return results
+
+    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Bring tensors to the CPU; see `Workspace.fetch`."""
+        return self._workspace.fetch(tensors)
+
+    def store(self, image: Tensor, out: Tensor) -> None:
+        """Write the top left of an image; see `Workspace.store`."""
+        self._workspace.store(image, out)
+
+    def _latent(self, rows: int, columns: int) -> tuple[int, ...]:
+        return 1, self._networks.bundle.manifest.config.latent_channels, rows, columns
+
+
+class _GraphSteps:
+    """`LatentSteps` by the graphs of the bundle, where tensors stay on a device."""
+
+    def __init__(self, passage: Passage) -> None:
+        self._passage = passage
+
+    def split(self, y: Tensor, quant_step: Tensor) -> tuple[Tensor, ...]:
+        names = [f"target_{part}" for part in range(PARTS)]
+        results = self._passage.run("split", {"y": y, "quant_step": quant_step}, dict.fromkeys(names, _part_of(y)))
+        return tuple(results[name] for name in names)
+
+    def quantise(self, target: Tensor, means: Tensor) -> Tensor:
+        feeds = {"target": target, "means": means}
+        return self._passage.run("quantise", feeds, {"symbols": target.shape})["symbols"]
+
+    def assemble(self, part: int, y_hat: Tensor | None, symbols: Tensor, means: Tensor) -> Tensor:
+        feeds = {"symbols": symbols, "means": means} | ({} if y_hat is None else {"y_hat": y_hat})
+        batch, channels, rows, columns = means.shape
+        shape = (batch, channels, 2 * rows, 2 * columns)
+        return self._passage.run(f"assemble_{part}", feeds, {"y_hat_next": shape})["y_hat_next"]
+
+    def dequantise(self, y_hat: Tensor, quant_step: Tensor) -> Tensor:
+        feeds = {"y_hat": y_hat, "quant_step": quant_step}
+        return self._passage.run("dequantise", feeds, {"latent": y_hat.shape})["latent"]
 
 
 @contextlib.contextmanager
@@ -172,5 +226,10 @@ def interpolated_row(rows: Latent, units: int) -> Latent:
         return np.asarray(rows[low] + np.float32(step / QUALITY_STEPS) * (rows[high] - rows[low]), np.float32)
 
 
-def _part_prior(results: dict[str, Array]) -> PartPrior:
-    return PartPrior(results["scale_indices"][0], results["means"][0])
+def _part_prior(results: Mapping[str, Tensor]) -> PartPrior:
+    return PartPrior(results["scale_indices"], results["means"])
+
+
+def _part_of(latent: Tensor) -> tuple[int, ...]:
+    batch, channels, rows, columns = latent.shape
+    return batch, channels, rows // 2, columns // 2

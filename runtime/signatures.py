@@ -35,3 +35,28 @@ def signatures(latent_channels: int) -> dict[str, Signature]:
         **{f"spatial_prior_{k}": Signature((y_hat, context), part) for k in (1, 2, 3)},
         "synthesis": Signature((y_hat, q_row), (image,)),
     }
+
+
+def step_signatures(latent_channels: int) -> dict[str, Signature]:
+    """Step name -> signature: graphs of what happens between the networks, for engines on a device.
+
+    Bundles made before there were such engines lack them.
+    """
+
+    def latent(name: str, dtype: str = "float32") -> TensorSpec:
+        return TensorSpec(name, dtype, (1, latent_channels, None, None))
+
+    y_hat, quant_step, means, symbols = (
+        latent("y_hat"),
+        latent("quant_step"),
+        latent("means"),
+        latent("symbols", "int32"),
+    )
+    y_hat_next = (latent("y_hat_next"),)
+    return {
+        "split": Signature((latent("y"), quant_step), tuple(latent(f"target_{part}") for part in range(4))),
+        "quantise": Signature((latent("target"), means), (symbols,)),
+        "assemble_0": Signature((symbols, means), y_hat_next),
+        **{f"assemble_{part}": Signature((symbols, means, y_hat), y_hat_next) for part in (1, 2, 3)},
+        "dequantise": Signature((y_hat, quant_step), (latent("latent"),)),
+    }

@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from glc.engines import Tensor
+
 _Number = TypeVar("_Number", bound=np.number[Any])
 
 PARTS = 4
@@ -35,42 +37,41 @@ PART_OFFSETS: tuple[tuple[tuple[int, int], ...], ...] = (
 class PartPrior:
     """What is known of a part before its symbols are."""
 
-    scale_indices: NDArray[np.uint8]
-    """(N, h/2, w/2): row of the scale table for each element."""
-    means: NDArray[np.float32]
-    """(N, h/2, w/2): predicted value of each element, in units of quant_step."""
+    scale_indices: Tensor
+    """(1, N, h/2, w/2) uint8: row of the scale table for each element."""
+    means: Tensor
+    """(1, N, h/2, w/2) float32: predicted value of each element, in units of quant_step."""
 
 
 class SymbolCoder(Protocol):
-    """Where symbols come from: read from a payload, or computed from a latent and written to one."""
+    """Where symbols come from: read from a payload, or computed from a latent."""
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        """Return the symbols (N, h/2, w/2) of one part; parts are asked for in order."""
+    def code(self, part: int, prior: PartPrior) -> Tensor:
+        """Return the symbols (1, N, h/2, w/2) int32 of one part; parts are asked for in order."""
         ...
 
 
 def walk(
     first: PartPrior,
-    next_prior: Callable[[int, NDArray[np.float32]], PartPrior],
+    next_prior: Callable[[int, Tensor], PartPrior],
     coder: SymbolCoder,
-) -> NDArray[np.float32]:
+    assemble: Callable[[int, Tensor | None, Tensor, Tensor], Tensor],
+) -> Tensor:
     """Go through the four parts and assemble the decoded latent.
 
     Args:
         first: prior of part 0.
-        next_prior: (part, y_hat so far (N, h, w)) -> prior of that part, for parts 1 to 3.
+        next_prior: (part, y_hat so far) -> prior of that part, for parts 1 to 3.
         coder: gives the symbols of each part.
+        assemble: (part, y_hat so far or None, symbols, means) -> y_hat; `LatentSteps.assemble`.
 
     Returns:
-        y_hat (N, h, w) float32 in units of quant_step.
+        y_hat (1, N, h, w) float32 in units of quant_step.
     """
-    channels, half_height, half_width = first.means.shape
-    y_hat = np.zeros((channels, 2 * half_height, 2 * half_width), np.float32)
-    prior = first
-    for part in range(PARTS):
-        if part > 0:
-            prior = next_prior(part, y_hat)
-        scatter_part(y_hat, part, coder.code(part, prior) + prior.means)
+    y_hat = assemble(0, None, coder.code(0, first), first.means)
+    for part in range(1, PARTS):
+        prior = next_prior(part, y_hat)
+        y_hat = assemble(part, y_hat, coder.code(part, prior), prior.means)
     return y_hat
 
 

@@ -2,45 +2,89 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
+import numpy as np
+
+from glc.engines import Array, Tensor
 from glc.errors import EngineFailed
 from glc.runtime.entropy import MAX_SYMBOL, PayloadDecoder, PayloadEncoder
-from glc.runtime.spatial_walk import PartPrior, gather_part
+from glc.runtime.latent_steps import LatentSteps
+from glc.runtime.spatial_walk import PartPrior
+
+Fetch = Callable[[Mapping[str, Tensor]], dict[str, Array]]
+"""`Workspace.fetch`."""
 
 
 class LatentCoder:
-    """Symbol encoder: rounds a latent against the means, writes the symbols and returns them."""
+    """Symbol encoder: rounds a latent against the means.
 
-    def __init__(self, target: NDArray[np.float32], payload: PayloadEncoder) -> None:
-        self._target = target
-        self._payload = payload
+    It writes nothing before all symbols are known, so that a device goes through the four parts without waiting.
+    """
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        """See `SymbolCoder.code`. Raises EngineFailed where the latent cannot be coded."""
-        rounded = np.rint(gather_part(self._target, part) - prior.means)
-        if not bool((np.abs(rounded) < MAX_SYMBOL).all()):  # false for NaN too
-            raise EngineFailed(f"part {part} of the latent is not finite, or too large to code")
-        symbols = np.asarray(rounded, np.int32)
-        self._payload.put_part(symbols, prior.scale_indices)
+    def __init__(self, targets: Sequence[Tensor], steps: LatentSteps) -> None:
+        self._targets = targets
+        self._steps = steps
+        self._made: dict[str, Tensor] = {}
+
+    def code(self, part: int, prior: PartPrior) -> Tensor:
+        """See `SymbolCoder.code`."""
+        symbols = self._steps.quantise(self._targets[part], prior.means)
+        self._made |= {f"symbols_{part}": symbols, f"scale_indices_{part}": prior.scale_indices}
         return symbols
+
+    @property
+    def made(self) -> Mapping[str, Tensor]:
+        """What `write_parts` must be given: `symbols_k` and `scale_indices_k` of every part k."""
+        return self._made
+
+
+def write_parts(parts: Mapping[str, Array], payload: PayloadEncoder) -> None:
+    """Write what `LatentCoder.made` names.
+
+    Raises:
+        EngineFailed: the latent cannot be coded.
+    """
+    for part in range(len(parts) // 2):
+        symbols = parts[f"symbols_{part}"][0]
+        if symbols.size and max(-int(symbols.min()), int(symbols.max())) >= MAX_SYMBOL:
+            raise EngineFailed(f"part {part} of the latent is not finite, or too large to code")
+        payload.put_part(symbols, parts[f"scale_indices_{part}"][0])
 
 
 class PayloadCoder:
     """Symbol decoder: reads the symbols."""
 
-    def __init__(self, payload: PayloadDecoder) -> None:
-        self._payload = payload
+    def __init__(
+        self,
+        payload: PayloadDecoder,
+        fetch: Fetch,
+        timed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """Read from a payload.
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:  # noqa: ARG002 - a payload is in order
+        Args:
+            payload: at the beginning of part 0.
+            fetch: brings scale indices to the CPU.
+            timed: what reading happens within.
+        """
+        self._payload = payload
+        self._fetch = fetch
+        self._timed = timed
+
+    def code(self, part: int, prior: PartPrior) -> Tensor:
         """See `SymbolCoder.code`. Raises CorruptBitstream on a damaged payload."""
-        return self._payload.get_part(prior.scale_indices)
+        name = f"scale_indices_{part}"
+        indices = self._fetch({name: prior.scale_indices})[name]
+        with self._timed():
+            return self._payload.get_part(indices[0])[None]
 
 
 class ZeroCoder:
     """Every symbol zero."""
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:  # noqa: ARG002
+    def code(self, part: int, prior: PartPrior) -> Tensor:  # noqa: ARG002
         """See `SymbolCoder.code`."""
         return np.zeros(prior.means.shape, np.int32)

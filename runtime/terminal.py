@@ -64,3 +64,15 @@ def results_console() -> Console:
 def _complain(name: str, message: str) -> None:
     one_line = " ".join(message.split())
     print(f"{name}: {one_line}", file=sys.stderr)
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """Height and width of an option such as 512x768.
+
+    Raises:
+        typer.BadParameter: it is no size.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise typer.BadParameter(f"a size is {text!r}; expected height x width, such as 512x768")
+    return int(height), int(width)

@@ -5,9 +5,11 @@ GlcError
 │   ├── BundleNotFound          no such file or directory
 │   ├── BundleInvalid           no manifest, or one that does not follow docs/bundle.md
 │   ├── BundleTooNew            written by a later version of this software
-│   └── BundleAltered           a file is missing, or its SHA-256 is not the manifest's
+│   ├── BundleAltered           a file is missing, or its SHA-256 is not the manifest's
+│   └── TargetMissing           nothing in it was compiled for this device and library
 ├── EngineError
-│   ├── EngineUnavailable       the engine or its package is not there
+│   ├── EngineUnavailable       the engine, its package, its device or its driver is not there
+│   ├── OutOfDeviceMemory       the device has no room for the graphs or the image
 │   ├── EngineRejectedGraph     the engine cannot load a graph
 │   ├── EngineNotExact          the engine gets a bit of an exact graph wrong
 │   └── EngineFailed            a run failed, or gave values that cannot be coded
@@ -24,7 +26,9 @@ GlcError
 │   ├── UnsafeCheckpoint        a pickle that holds more than tensors
 │   ├── CheckpointMismatch      missing, unexpected or mis-shaped tensors
 │   ├── FrozenShape             the exporter fixed a size that must stay free
-│   └── GraphMismatch           a graph computes something else than the model
+│   ├── GraphMismatch           a graph computes something else than the model
+│   ├── BuilderUnavailable      no library here compiles for the target
+│   └── BuildFailed             the library cannot compile a graph
 └── FileError
     ├── ImageUnreadable         not an image that can be read
     └── OutputNotWritable       the output cannot be written
@@ -59,12 +63,20 @@ class BundleAltered(BundleError):
     """A file of the bundle is missing or differs from what the manifest states."""
 
 
+class TargetMissing(BundleError):
+    """The bundle holds no engine that was compiled for this device with this library, or lacks a graph for it."""
+
+
 class EngineError(GlcError):
     """An engine cannot do what was asked for."""
 
 
 class EngineUnavailable(EngineError):
-    """The engine that was asked for is unknown or its package is not installed."""
+    """The engine that was asked for is unknown, or its package, device or driver is not there."""
+
+
+class OutOfDeviceMemory(EngineError):
+    """The device has no room for the graphs or the image."""
 
 
 class EngineRejectedGraph(EngineError):
@@ -133,6 +145,14 @@ class FrozenShape(ExportError):
 
 class GraphMismatch(ExportError):
     """An exported graph differs from the torch model by more than the tolerance."""
+
+
+class BuilderUnavailable(ExportError):
+    """No library that is installed here compiles for the target."""
+
+
+class BuildFailed(ExportError):
+    """The library cannot compile a graph for the target."""
 
 
 class FileError(GlcError):

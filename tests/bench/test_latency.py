@@ -21,7 +21,10 @@ from glc.engines import engine_loader
 from glc.errors import ModelMismatch
 from glc.export import GlcModel, reference, synthetic_model
 from glc.export.synthetic import MINI
+from glc.runtime.bitstream import read_stream
 from glc.runtime.bundle import Bundle
+from glc.runtime.entropy import PayloadDecoder, SymbolModels
+from glc.runtime.spatial_walk import PARTS
 
 IMAGE = load_image("coffee_200x300.png")[:130, :97]
 
@@ -40,17 +43,17 @@ def test_rates_beyond_the_table_are_refused(mini_bundle: Path) -> None:
 
 def test_drawn_streams_decode_to_what_was_drawn(mini_bundle: Path) -> None:
     bundle = Bundle.open(mini_bundle)
-    loader = DrawnLoader(engine_loader("onnxruntime", 1), bundle.tables().scales, 0.2)
+    table = bundle.tables().scales
+    loader = DrawnLoader(engine_loader("onnxruntime", 1), table, 0.2)
     with glc.Codec(bundle, loader) as codec:
-        codec.warm_up()
-        loader.drawing = True
-        latent = codec.decode_latent(codec.encode(IMAGE))
-    _, symbols = loader.part((32, *(size // 2 for size in latent.shape[1:])))
+        data = codec.encode(IMAGE)
+        latent = codec.decode_latent(data)
+    indices, symbols = loader.part((1, 32, *(size // 2 for size in latent.shape[1:])))
     assert np.count_nonzero(symbols)
-    assert (
-        np.bincount(np.abs(latent).astype(int).ravel())[1:].tolist()
-        == (4 * np.bincount(np.abs(symbols).astype(int).ravel())[1:]).tolist()
-    )
+    decoder = PayloadDecoder(SymbolModels(table), read_stream(data)[1])
+    decoder.get_indices((latent.shape[1] // 4, latent.shape[2] // 4), bundle.manifest.config.codebook_entries)
+    for _ in range(PARTS):
+        assert decoder.get_part(indices[0]).tolist() == symbols[0].tolist()
 
 
 def test_torch_behind_the_protocol_codes_as_the_published_model(mini_bundle: Path, mini_model: GlcModel) -> None:

@@ -25,10 +25,7 @@ TINY = ProbeSizes(channels=4, height=4, width=4, layers=1, copy_bytes=1 << 12, r
 
 PRIORS = ("hyper_prior", "spatial_prior_1", "spatial_prior_2", "spatial_prior_3")
 CODED = tuple(f"entropy_coding {number}" for number in range(1, 6))
-ENCODE = (
-    *("analysis", "hyper_prior", *CODED[:2], "spatial_prior_1", CODED[2]),
-    *("spatial_prior_2", CODED[3], "spatial_prior_3", CODED[4], REST, TOTAL),
-)
+ENCODE = ("analysis", *PRIORS, "entropy_coding", REST, TOTAL)
 DECODE = (
     *(CODED[0], "hyper_prior", CODED[1], "spatial_prior_1", CODED[2]),
     *("spatial_prior_2", CODED[3], "spatial_prior_3", CODED[4], "synthesis", REST, TOTAL),

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, engine_loader
+from glc.engines import EngineLoader, Tensor, engine_loader
 from glc.export import export_bundle, synthetic_model
 from glc.export.config import ModelConfig
 from glc.runtime.bitstream import Form, Header, inspect, read_stream, write_stream
@@ -37,7 +37,7 @@ from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
 from glc.runtime.images import read_image
-from glc.runtime.networks import Networks
+from glc.runtime.networks import Networks, Passage
 from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
 from glc.runtime.symbol_coders import PayloadCoder
 
@@ -97,9 +97,9 @@ class _HashedCoder:
         self._coder = coder
         self.digest = hashlib.sha256(z_indices.astype("<i4").tobytes())
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        symbols = self._coder.code(part, prior)
-        order = np.argsort(255 - prior.scale_indices, axis=None, kind="stable")
+    def code(self, part: int, prior: PartPrior) -> Tensor:
+        symbols = np.asarray(self._coder.code(part, prior))
+        order = np.argsort(255 - np.asarray(prior.scale_indices), axis=None, kind="stable")
         self.digest.update(symbols.ravel()[order].astype("<i4").tobytes())
         return symbols
 
@@ -110,14 +110,15 @@ class _InventedCoder:
     def __init__(self, payload: PayloadEncoder, models: SymbolModels, random: np.random.Generator) -> None:
         self._payload, self._models, self._random = payload, models, random
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
-        shape = prior.scale_indices.shape
-        reach = np.asarray(self._models.reach, np.int32)[prior.scale_indices]
+    def code(self, part: int, prior: PartPrior) -> Tensor:
+        indices = np.asarray(prior.scale_indices)[0]
+        shape = indices.shape
+        reach = np.asarray(self._models.reach, np.int32)[indices]
         beyond = (reach + (1 << self._random.integers(0, 17, shape))) * self._random.choice([-1, 1], shape)
         drawn = np.where(self._random.random(shape) < 1 / 64, beyond, self._random.integers(-3, 4, shape))
-        symbols = drawn.astype(np.int32)
-        self._payload.put_part(symbols, prior.scale_indices)
-        return symbols
+        symbols: NDArray[np.int32] = drawn.astype(np.int32)
+        self._payload.put_part(symbols, indices)
+        return symbols[None]
 
 
 class Reader:
@@ -154,7 +155,8 @@ class Reader:
         z_indices = random.permutation(np.resize(np.arange(entries, dtype=np.int32), shape).ravel()).reshape(shape)
         payload = PayloadEncoder(self._models)
         payload.put_indices(z_indices, entries)
-        self._walk(z_indices, _InventedCoder(payload, self._models, random))
+        with self._networks.passage() as passage:
+            _walk(passage, z_indices, _InventedCoder(payload, self._models, random))
         like = inspect(self.codec.encode(np.zeros((1, 1, 3), np.uint8)))
         return write_stream(header, payload.finish(), like.arithmetic, like.identity, "file")
 
@@ -167,17 +169,24 @@ class Reader:
         info, payload = read_stream(data, form)
         decoder = PayloadDecoder(self._models, payload)
         z_indices = decoder.get_indices(self._hyper_size(info.header), self._bundle.manifest.config.codebook_entries)
-        coder = _HashedCoder(PayloadCoder(decoder), z_indices)
-        self._walk(z_indices, coder)
+        with self._networks.passage() as passage:
+            coder = _HashedCoder(PayloadCoder(decoder, passage.fetch), z_indices)
+            _walk(passage, z_indices, coder)
         return coder.digest.hexdigest()
-
-    def _walk(self, z_indices: NDArray[np.int32], coder: SymbolCoder) -> None:
-        prior = self._networks.hyper_prior(z_indices)
-        walk(prior.first, lambda part, y_hat: self._networks.spatial_prior(part, y_hat, prior.context), coder)
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         cell = 4 * self._bundle.manifest.config.downsampling
         return -(-header.height // cell), -(-header.width // cell)
+
+
+def _walk(passage: Passage, z_indices: NDArray[np.int32], coder: SymbolCoder) -> None:
+    prior = passage.hyper_prior(z_indices[None])
+    walk(
+        prior.first,
+        lambda part, y_hat: passage.spatial_prior(part, y_hat, prior.context),
+        coder,
+        passage.steps.assemble,
+    )
 
 
 def make_bundle(path: Path) -> None:

@@ -87,7 +87,11 @@ class PreparedBundle:
         violations = []
         ask("warm_up", codec.warm_up)
         ask("encode", lambda: codec.encode(_IMAGE, 0))
-        calls = (("decode", codec.decode), ("preview", codec.preview), ("decode", codec.decode))
+        calls: tuple[tuple[str, Callable[..., Any]], ...] = (
+            ("decode", codec.decode),
+            ("preview", codec.preview),
+            ("decode", codec.decode),
+        )
         for stream, (name, call) in zip(self.runner.streams, calls, strict=True):
             told = stated(stream.data, stream.form)
             assert told is not None

@@ -15,7 +15,7 @@ from tests.conftest import DATA, load_image
 from tests.runtime.conftest import HEADER_BYTES, PHOTO, SMALL, Pixels, edited, names_by_content
 
 import glc
-from glc.engines import Array, Engine, engine_loader
+from glc.engines import Array, Engine, HostLoader, engine_loader
 from glc.errors import (
     BundleNotFound,
     EngineFailed,
@@ -58,7 +58,7 @@ def test_what_is_decoded_is_what_the_published_model_computes(name: str, float_c
         assert 0.98 * estimate < 8 * len(data) < 1.05 * estimate + 8 * 14
 
 
-class _Recorder:
+class _Recorder(HostLoader):
     """An engine loader that keeps what another one's graphs are fed."""
 
     def __init__(self, bundle: glc.Bundle, threads: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.runtime.conftest import PHOTO, SMALL, Pixels, edited, names_by_content
 
 import glc
-from glc.engines import Array, Engine, EngineLoader, TensorSpec
+from glc.engines import Array, Engine, EngineLoader, HostLoader, TensorSpec
 from glc.errors import (
     EngineFailed,
     EngineMismatch,
@@ -23,7 +23,7 @@ from glc.errors import (
 )
 
 
-class _BlockLoader:
+class _BlockLoader(HostLoader):
     """An engine of a few lines: y holds the mean of each 16x16 block of pixels, synthesis paints blocks with it."""
 
     def __init__(self, bundle: glc.Bundle, name: str = "onnxruntime") -> None:

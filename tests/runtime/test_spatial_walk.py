@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from glc.engines import Array, Tensor
 from glc.errors import EngineFailed
 from glc.export.graphs import compact_part
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.runtime.entropy import MAX_SYMBOL, PayloadDecoder, PayloadEncoder, SymbolModels
-from glc.runtime.spatial_walk import PARTS, PartPrior, gather_part, scatter_part, walk
-from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder
+from glc.runtime.latent_steps import HostSteps
+from glc.runtime.spatial_walk import PARTS, PartPrior, SymbolCoder, gather_part, scatter_part, walk
+from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 
 MODELS = SymbolModels(build_scale_table(DEFAULT_GRID))
 
@@ -84,19 +88,48 @@ def test_scattering_a_part_leaves_the_others_alone(part: int) -> None:
 # The walk
 
 
+STEPS = HostSteps()
+
+NextPrior = Callable[[int, Latent], PartPrior]
+
+
+def walked(first: PartPrior, next_prior: NextPrior, coder: SymbolCoder) -> Latent:
+    """y_hat (N, h, w) of a walk on the CPU, where `next_prior` is given y_hat (N, h, w) too."""
+    y_hat = walk(first, lambda part, so_far: next_prior(part, np.asarray(so_far)[0]), coder, STEPS.assemble)
+    latent: Latent = np.asarray(y_hat)[0]
+    return latent
+
+
+def encoded(first: PartPrior, next_prior: NextPrior, target: Latent) -> tuple[Latent, bytes]:
+    """y_hat and payload of a latent in units of quant_step."""
+    coder = LatentCoder(STEPS.split(target[None], np.ones_like(target)[None]), STEPS)
+    y_hat = walked(first, next_prior, coder)
+    payload = PayloadEncoder(MODELS)
+    write_parts({name: np.asarray(made) for name, made in coder.made.items()}, payload)
+    return y_hat, payload.finish()
+
+
+def fetch(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: np.asarray(tensor) for name, tensor in tensors.items()}
+
+
+def reader(payload: bytes) -> PayloadCoder:
+    return PayloadCoder(PayloadDecoder(MODELS, payload), fetch)
+
+
 class Constant:
     """Gives part + 1 for every symbol of a part, and keeps the order of parts."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def code(self, part: int, prior: PartPrior) -> NDArray[np.int32]:
+    def code(self, part: int, prior: PartPrior) -> Tensor:
         self.asked.append(part)
         return np.full(prior.means.shape, part + 1, np.int32)
 
 
 def flat_prior(mean: float = 0, shape: tuple[int, int, int] = (8, 3, 2)) -> PartPrior:
-    return PartPrior(np.full(shape, 40, np.uint8), np.full(shape, mean, np.float32))
+    return PartPrior(np.full((1, *shape), 40, np.uint8), np.full((1, *shape), mean, np.float32))
 
 
 def test_each_prior_sees_exactly_the_parts_before_it() -> None:
@@ -107,7 +140,7 @@ def test_each_prior_sees_exactly_the_parts_before_it() -> None:
         return flat_prior()
 
     coder = Constant()
-    y_hat = walk(flat_prior(), next_prior, coder)
+    y_hat = walked(flat_prior(), next_prior, coder)
     assert coder.asked == [0, 1, 2, 3]
     parts = part_of_each((8, 6, 4))
     assert y_hat.tolist() == (parts + 1).tolist()
@@ -117,21 +150,21 @@ def test_each_prior_sees_exactly_the_parts_before_it() -> None:
 
 
 def test_the_decoded_value_is_the_symbol_plus_the_mean() -> None:
-    y_hat = walk(flat_prior(0.25), lambda part, _: flat_prior(-0.5 * part), Constant())
+    y_hat = walked(flat_prior(0.25), lambda part, _: flat_prior(-0.5 * part), Constant())
     assert y_hat.dtype == np.float32
     expected = np.array([1.25, 2 - 0.5, 3 - 1.0, 4 - 1.5])[part_of_each((8, 6, 4))]
     assert y_hat.tolist() == expected.tolist()
 
 
 def test_zero_symbols_leave_the_means() -> None:
-    y_hat = walk(flat_prior(0.25), lambda part, _: flat_prior(-0.5 * part), ZeroCoder())
+    y_hat = walked(flat_prior(0.25), lambda part, _: flat_prior(-0.5 * part), ZeroCoder())
     assert y_hat.tolist() == np.array([0.25, -0.5, -1.0, -1.5])[part_of_each((8, 6, 4))].tolist()
 
 
 def neighbour_prior(part: int, y_hat: Latent) -> PartPrior:
     """A stand-in for the network: scales and means depend on all that was decoded around an element."""
     mixed = np.roll(y_hat, (1, 1), (1, 2)) + np.roll(y_hat, -1, 0) / 3
-    around = gather_part(mixed.astype(np.float32), part)
+    around = gather_part(mixed.astype(np.float32), part)[None]
     return PartPrior((np.abs(np.rint(5 * around)) % 128).astype(np.uint8), np.asarray(around * 0.7, np.float32))
 
 
@@ -144,19 +177,16 @@ def random_latent(seed: int, shape: tuple[int, int, int] = (8, 10, 6)) -> Latent
 def test_decoder_and_encoder_walk_to_the_same_latent(seed: int) -> None:
     target = random_latent(seed)
     first = neighbour_prior(0, random_latent(seed + 100))
-    encoder = PayloadEncoder(MODELS)
-    in_encoder = walk(first, neighbour_prior, LatentCoder(target, encoder))
-    payload = encoder.finish()
-    in_decoder = walk(first, neighbour_prior, PayloadCoder(PayloadDecoder(MODELS, payload)))
+    in_encoder, payload = encoded(first, neighbour_prior, target)
+    in_decoder = walked(first, neighbour_prior, reader(payload))
     assert in_decoder.tobytes() == in_encoder.tobytes()
     assert np.abs(in_encoder - target).max() <= 0.5001
 
 
 def test_a_latent_that_lies_on_the_means_takes_no_payload() -> None:
-    first = PartPrior(np.zeros((8, 3, 2), np.uint8), np.full((8, 3, 2), 0.75, np.float32))
-    encoder = PayloadEncoder(MODELS)
-    walk(first, lambda _, __: first, LatentCoder(np.full((8, 6, 4), 0.75, np.float32), encoder))
-    assert len(encoder.finish()) <= 1
+    first = PartPrior(np.zeros((1, 8, 3, 2), np.uint8), np.full((1, 8, 3, 2), 0.75, np.float32))
+    _, payload = encoded(first, lambda _, __: first, np.full((8, 6, 4), 0.75, np.float32))
+    assert len(payload) <= 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, MAX_SYMBOL, -MAX_SYMBOL, 3e38])
@@ -165,21 +195,19 @@ def test_a_latent_that_cannot_be_coded_is_refused_in_its_part(value: float, part
     target = np.zeros((8, 6, 4), np.float32)
     scatter_part(target, part, np.full((8, 3, 2), value))
     with pytest.raises(EngineFailed, match=f"part {part} of the latent"):
-        walk(flat_prior(), lambda _, __: flat_prior(), LatentCoder(target, PayloadEncoder(MODELS)))
+        encoded(flat_prior(), lambda _, __: flat_prior(), target)
 
 
 def test_a_mean_that_is_not_finite_is_refused() -> None:
     with pytest.raises(EngineFailed, match="part 2 of the latent"):
-        walk(
+        encoded(
             flat_prior(),
             lambda part, _: flat_prior(float("nan") if part == 2 else 0),
-            LatentCoder(np.zeros((8, 6, 4), np.float32), PayloadEncoder(MODELS)),
+            np.zeros((8, 6, 4), np.float32),
         )
 
 
 def test_the_largest_symbols_pass_the_walk() -> None:
     target = np.full((8, 6, 4), MAX_SYMBOL - 1, np.float32)
-    encoder = PayloadEncoder(MODELS)
-    walk(flat_prior(), lambda _, __: flat_prior(), LatentCoder(target, encoder))
-    decoder = PayloadCoder(PayloadDecoder(MODELS, encoder.finish()))
-    assert walk(flat_prior(), lambda _, __: flat_prior(), decoder).tolist() == target.tolist()
+    _, payload = encoded(flat_prior(), lambda _, __: flat_prior(), target)
+    assert walked(flat_prior(), lambda _, __: flat_prior(), reader(payload)).tolist() == target.tolist()
