@@ -17,7 +17,9 @@ from glc.engines.protocol import (
 from glc.errors import EngineUnavailable
 
 __all__ = [
+    "CPU_ENGINES",
     "ENGINE_NAMES",
+    "GPU_ENGINES",
     "PRECISIONS",
     "Array",
     "Engine",
@@ -32,8 +34,14 @@ __all__ = [
     "engine_loader",
 ]
 
-ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
-"""What `engine_loader` takes; TensorRT's run what `glc-export --target` compiled, on a GPU."""
+CPU_ENGINES = ("onnxruntime", "openvino")
+"""Compute on the CPU."""
+
+GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
+"""Compute on a GPU; the first two run what `glc-export --target` compiled."""
+
+ENGINE_NAMES = ("auto", *CPU_ENGINES, *GPU_ENGINES)
+"""What `engine_loader` takes."""
 
 PRECISIONS = ("f32", "f16", "bf16")
 """Of the image graphs; exact graphs run at one that holds their integers."""
@@ -58,14 +66,8 @@ def engine_loader(name: str = "auto", threads: int | None = None, precision: str
     if name not in ENGINE_NAMES:
         raise EngineUnavailable(f"no engine is called {name!r}; choose one of {', '.join(ENGINE_NAMES)}")
     # The import is what needs the SDK, so it happens only once that SDK was chosen.
-    if name in ("tensorrt", "tensorrt_rtx"):
-        if threads is not None:
-            raise ValueError(f"threads are for engines on the CPU; {name} takes none")
-        if precision == "bf16":
-            raise EngineUnavailable(f"engine {name} computes in f16 or f32, not in bf16")
-        from glc.engines.trt import TrtLoader
-
-        return TrtLoader(name, precision)
+    if name in GPU_ENGINES:
+        return _gpu_loader(name, threads, precision)
     if name == "openvino":
         from glc.engines.ov import OvLoader
 
@@ -75,3 +77,17 @@ def engine_loader(name: str = "auto", threads: int | None = None, precision: str
     if precision not in (None, "f32"):
         raise EngineUnavailable(f"engine onnxruntime computes in f32 only, not in {precision}: choose openvino")
     return OrtLoader(threads)
+
+
+def _gpu_loader(name: str, threads: int | None, precision: str | None) -> EngineLoader:
+    if threads is not None:
+        raise ValueError(f"threads are for engines on the CPU; {name} takes none")
+    if precision == "bf16":
+        raise EngineUnavailable(f"engine {name} computes in f16 or f32, not in bf16")
+    if name.startswith("onnxruntime"):
+        from glc.engines.ort import OrtDeviceLoader
+
+        return OrtDeviceLoader(name, precision)
+    from glc.engines.trt import TrtLoader
+
+    return TrtLoader(name, precision)

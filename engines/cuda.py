@@ -36,7 +36,7 @@ def driver() -> Any:
         raise EngineUnavailable(f"engines on a GPU need cuda-bindings; run: {INSTALL}") from error
     try:
         (status,) = bindings.cuInit(0)
-    except Exception as error:  # of several modules, and none of a documented type, where libcuda is not there
+    except RuntimeError as error:  # libcuda is not there
         raise EngineUnavailable(
             "this machine has no NVIDIA driver, which engines on a GPU need; install the driver, or choose engine "
             "onnxruntime or openvino"

@@ -1,11 +1,27 @@
-"""ONNX Runtime on the CPU, in float32. The only module that imports onnxruntime."""
+"""ONNX Runtime on the CPU, or on a GPU by its CUDA or TensorRT provider. The only module that imports onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import Array, Engine, HostLoader, TensorSpec, check_feeds
+from glc.engines.protocol import (
+    Array,
+    Engine,
+    HostLoader,
+    StageListener,
+    TargetKey,
+    Tensor,
+    TensorSpec,
+    Workspace,
+    check_feeds,
+)
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -14,7 +30,10 @@ except ImportError as error:
     raise EngineUnavailable("engine onnxruntime is not installed; run: pip install 'glc-deploy[cpu]'") from error
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
-_PROVIDER = "CPUExecutionProvider"
+_CPU_PROVIDER = "CPUExecutionProvider"
+
+DEVICE_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
+"""Engine on a GPU -> ONNX Runtime's name for what computes there."""
 
 
 class OrtEngine:
@@ -48,6 +67,39 @@ class OrtEngine:
             raise EngineFailed(f"onnxruntime: {_first_line(error)}") from error
         return dict(zip(names, results, strict=True))
 
+    def run_bound(self, feeds: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
+        """Compute all outputs and leave them on a device; feeds are arrays, or outputs of another such run.
+
+        Raises:
+            EngineFailed: as `run`.
+        """
+        session = self._session
+        if session is None:
+            raise EngineFailed("this engine is closed; open the codec again")
+        check_feeds(self._inputs, feeds)
+        binding = session.io_binding()
+        try:
+            for name, tensor in feeds.items():
+                if isinstance(tensor, _Bound):
+                    binding.bind_ortvalue_input(name, tensor.value)
+                else:
+                    binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
+            for spec in self._outputs:
+                binding.bind_output(spec.name, device)
+            session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:  # onnxruntime has no common base below Exception
+            raise EngineFailed(f"onnxruntime: {_first_line(error)}") from error
+        return {
+            spec.name: _Bound(value, np.dtype(spec.dtype), tuple(value.shape()))
+            for spec, value in zip(self._outputs, values, strict=True)
+        }
+
+    @property
+    def providers(self) -> list[str]:
+        """What computes, first where most is computed."""
+        return [] if self._session is None else list(self._session.get_providers())
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
@@ -74,15 +126,133 @@ class OrtLoader(HostLoader):
         options.intra_op_num_threads = self._threads
         if not self._optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # errors arrive as exceptions; nothing may be printed beside them
-        try:
-            session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER], enable_fallback=False)
-        except Exception as error:  # onnxruntime has no common base below Exception
-            raise EngineRejectedGraph(f"onnxruntime cannot load the graph: {_first_line(error)}") from error
-        try:
-            return OrtEngine(session)
-        except UnicodeDecodeError as error:
-            raise EngineRejectedGraph(f"a name in the graph is not UTF-8: {error}") from error
+        return _engine(graph, options, [_CPU_PROVIDER])
+
+
+class OrtDeviceLoader:
+    """ONNX Runtime on a GPU; tensors stay there between graphs, bound by address."""
+
+    on_device = True
+    target: TargetKey | None = None
+
+    def __init__(self, name: str, precision: str | None = None, *, provider: str | None = None, device: str = "cuda"):
+        """Find the provider.
+
+        Args:
+            name: one of `DEVICE_PROVIDERS`.
+            precision: of the image graphs: "f32", the default, or with TensorRT "f16".
+            provider: in place of the name's; for tests.
+            device: ONNX Runtime's name of the memory; for tests.
+
+        Raises:
+            EngineUnavailable: this ONNX Runtime has no such provider, or it does not compute in this precision.
+        """
+        self.name = "onnxruntime"
+        self._provider = provider or DEVICE_PROVIDERS[name]
+        self._device = device
+        self._precision = precision or "f32"
+        if self._precision not in (("f32", "f16") if name == "onnxruntime-tensorrt" else ("f32",)):
+            raise EngineUnavailable(f"engine {name} does not compute in {self._precision}: choose tensorrt")
+        known = onnxruntime.get_available_providers()
+        if self._provider not in known:
+            raise EngineUnavailable(
+                f"engine {name} needs {self._provider}, and this onnxruntime {onnxruntime.__version__} has "
+                f"{', '.join(known)}; run: pip uninstall onnxruntime, then pip install 'glc-deploy[onnxruntime-gpu]'"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """All that its float results may depend on, but for the GPU, which ONNX Runtime does not name."""
+        return f"onnxruntime {onnxruntime.__version__} {self._provider} {self._precision}"
+
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        """Load a serialised ONNX graph; see `EngineLoader.load`."""
+        settings = provider_settings(self._provider, "f32" if exact else self._precision, exact=exact)
+        engine = _engine(graph, onnxruntime.SessionOptions(), [(self._provider, settings)])
+        found = engine.providers
+        if found[0] != self._provider:  # it warns and goes on without, where a driver or a library is missing
+            raise EngineUnavailable(
+                f"onnxruntime cannot use {self._provider} here, and would take {found[0]}: see that nvidia-smi lists a "
+                "GPU, and that CUDA, cuDNN and, for its provider, TensorRT are of the versions that it needs"
+            )
+        return engine
+
+    @contextlib.contextmanager
+    def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
+        """Give a workspace; see `EngineLoader.workspace`."""
+        yield _DeviceWorkspace(self._device, on_stage)
+
+    def adopt(self, value: object, name: str) -> Tensor:
+        """Take an array; see `EngineLoader.adopt`. What lies on a GPU is taken by engine tensorrt alone."""
+        if isinstance(value, np.ndarray):
+            return value[None]
+        raise TypeError(
+            f"{name} must be a numpy array; got {type(value).__name__}: engine tensorrt takes device arrays"
+        )
+
+
+def provider_settings(provider: str, precision: str, *, exact: bool) -> dict[str, str]:
+    """Options of a GPU's provider.
+
+    Exact graphs may use TF32 products, which hold their integers, and in the CUDA provider cuDNN's implicit GEMM alone:
+    its search might take Winograd's convolution for some sizes, whose sums are not of integers.
+    """
+    if provider == "TensorrtExecutionProvider":
+        return {"trt_fp16_enable": str(precision == "f16")}
+    if provider == "CUDAExecutionProvider":
+        return {
+            "use_tf32": "1" if exact else "0",
+            "cudnn_conv_algo_search": "DEFAULT" if exact else "HEURISTIC",
+        }
+    return {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bound:
+    """A tensor that ONNX Runtime keeps on its device."""
+
+    value: onnxruntime.OrtValue
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class _DeviceWorkspace:
+    """Runs graphs at once; results stay on the device."""
+
+    def __init__(self, device: str, on_stage: StageListener | None) -> None:
+        self._device = device
+        self._on_stage = on_stage
+
+    def run(self, stage: str, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute all outputs; see `Workspace.run`."""
+        if not isinstance(engine, OrtEngine):
+            raise EngineFailed(f"a workspace of onnxruntime runs its own engines; got {type(engine).__name__}")
+        start = time.perf_counter()
+        results = engine.run_bound(feeds, self._device)
+        if self._on_stage is not None:
+            self._on_stage(stage, 1e3 * (time.perf_counter() - start))
+        return results
+
+    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Bring tensors to the CPU; see `Workspace.fetch`."""
+        return {name: t.value.numpy() if isinstance(t, _Bound) else np.asarray(t) for name, t in tensors.items()}
+
+    def store(self, image: Tensor, out: Tensor) -> None:
+        """Write the top left of an image; see `Workspace.store`."""
+        _, height, width, _ = out.shape
+        np.copyto(np.asarray(out), self.fetch({"image": image})["image"][:, :height, :width])
+
+
+def _engine(graph: bytes, options: onnxruntime.SessionOptions, providers: list[Any]) -> OrtEngine:
+    options.log_severity_level = 4  # errors arrive as exceptions; nothing may be printed beside them
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=False)
+    except Exception as error:  # onnxruntime has no common base below Exception
+        raise EngineRejectedGraph(f"onnxruntime cannot load the graph: {_first_line(error)}") from error
+    try:
+        return OrtEngine(session)
+    except UnicodeDecodeError as error:
+        raise EngineRejectedGraph(f"a name in the graph is not UTF-8: {error}") from error
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:

@@ -121,10 +121,10 @@ def walk_priors(network: PriorNetwork, z_hat: Tensor, y: Tensor) -> Iterator[tup
         yield symbols, compact_part(scales, part)
 
 
-def central_crop(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Middle of an image (H, W, 3), at most `CROP` a side: calibration in float64 costs seconds even so."""
-    top, left = (max(size - CROP, 0) // 2 for size in image.shape[:2])
-    return image[top : top + CROP, left : left + CROP]
+def central_crop(image: NDArray[np.uint8], largest: int = CROP) -> NDArray[np.uint8]:
+    """Middle of an image (H, W, 3), at most so large a side; calibration in float64 costs seconds even so."""
+    top, left = (max(size - largest, 0) // 2 for size in image.shape[:2])
+    return image[top : top + largest, left : left + largest]
 
 
 @torch.inference_mode()

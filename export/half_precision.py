@@ -3,9 +3,9 @@
     float32 graph -> which nodes are computed in float16 -> casts where precision changes -> float16 graph
 
 Between the first and the last convolution everything is float16, save for what loses by it: the statistics of
-GroupNorm, softmax, and whatever stands before the first convolution (8-bit pixels, of which float16 would be a
-sixteenth of a step off) or behind the last (the codebook search, whose candidates lie close together; the rounding to
-8 bits). Inputs and outputs keep their types.
+GroupNorm (inside of its node), softmax, and whatever stands before the first convolution (8-bit pixels, of which
+float16 would be a sixteenth of a step off) or behind the last (the codebook search, whose candidates lie close
+together; the rounding to 8 bits). Inputs and outputs keep their types.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from glc.errors import ExportError
+from glc.export.group_norm import with_group_norms
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -35,7 +36,7 @@ def half_precision(graph: bytes) -> bytes:
     Raises:
         ExportError: a weight is too large for float16, or the type of a tensor cannot be found.
     """
-    model = _Conversion(_with_plain_weights(onnx.load_model_from_string(graph))).model()
+    model = _Conversion(with_group_norms(_with_plain_weights(onnx.load_model_from_string(graph)))).model()
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -126,8 +127,7 @@ class _Conversion:
                 halves = values.astype(np.float16)
             if not np.isfinite(halves).all():
                 raise ExportError(
-                    f"{name} reaches {np.abs(values).max():.4g}, beyond float16's 65504: build targets with "
-                    "--target-precision f32"
+                    f"{name} reaches {np.abs(values).max():.4g}, beyond float16's 65504: compile with --precision f32"
                 )
             self._constants[wanted] = onnx.numpy_helper.from_array(halves, wanted)
         return wanted

@@ -76,7 +76,8 @@ class FakeEngine:
         self.num_io_tensors = len(self.values)
 
     def get_tensor_name(self, number: int) -> str:
-        return list(self.values)[number]
+        names: list[str] = list(self.values)
+        return names[number]
 
     def get_tensor_mode(self, name: str) -> FakeTensorRT.TensorIOMode:
         return FakeTensorRT.TensorIOMode.INPUT if name in self.inputs else FakeTensorRT.TensorIOMode.OUTPUT
