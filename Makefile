@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 MODEL  := src/glc/default_model
 LABEL  := demonstration: a small model after two hours of training on two CPU cores; no measure of GLC
 
-.PHONY: setup demo test check bench default-model clean
+.PHONY: setup demo test check bench gpu default-model clean
 
 setup: $(READY)
 
@@ -59,6 +59,22 @@ bench: $(READY) build/natural.glcb build/facial.glcb
 	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g)
 	$(call record,rate-demo,rate --ckpt $(MODEL)/weights.safetensors -b $(MODEL)/demo.glcb tests/data/images/*.png)
 	$(call record,startup,startup -b $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png)
+
+# On a machine with an NVIDIA GPU: compiles for it, proves parity, portability, memory and threads on it, writes the
+# tables. LIBRARY=tensorrt takes TensorRT, which must be in $(VENV) then, in place of TensorRT for RTX.
+LIBRARY ?= tensorrt_rtx
+
+gpu: $(READY) build/natural.glcb build/facial.glcb
+	mkdir -p $(RECORD)
+	$(BIN)/glc-export --bundle build/natural.glcb --target here --library $(LIBRARY)
+	$(BIN)/glc-export --bundle build/facial.glcb --target here --library $(LIBRARY) --typical 512x512
+	cp $(MODEL)/demo.glcb build/demo.glcb
+	$(BIN)/glc-export --bundle build/demo.glcb --target here --library $(LIBRARY)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(call record,gpu-exact-demo,exact --ckpt $(MODEL)/weights.safetensors -b build/demo.glcb tests/data/images/*.png)
+	$(call record,gpu-exact-natural,exact --crops 20 -b build/natural.glcb tests/data/images/*.png)
+	$(call record,gpu-table-natural,table --config natural -b build/natural.glcb -n 20)
+	$(call record,gpu-table-facial,table --config facial -b build/facial.glcb -n 20)
 
 clean:
 	rm -rf build dist $(VENV)

@@ -16,8 +16,8 @@ from glc.bench.first_image import FirstImage, FirstImageSpec, measure_first_imag
 from glc.bench.peers import PEERS, PeerProcess
 from glc.bench.rate import ideal_bits
 from glc.bench.torch_engine import open_published, published
-from glc.engines import EngineLoader, engine_loader
-from glc.errors import EngineUnavailable
+from glc.engines import CPU_ENGINES, EngineLoader, StageListener, engine_loader
+from glc.errors import EngineUnavailable, TargetMissing
 from glc.export import GlcModel, reference
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
@@ -26,7 +26,10 @@ from glc.runtime.images import read_image
 from glc.runtime.spatial_walk import PARTS
 
 _QUALITY = 1
-_ENGINES = (("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("openvino", "f16"))
+_ENGINES = (
+    *(("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("openvino", "f16")),
+    *(("tensorrt", "f16"), ("tensorrt_rtx", "f16"), ("onnxruntime-cuda", "f32"), ("onnxruntime-tensorrt", "f16")),
+)
 
 
 @dataclass(slots=True)
@@ -101,13 +104,14 @@ def engine_contenders(task: Task) -> Iterator[Contender | Missing]:
     """This runtime on every engine and precision."""
     bundle = Bundle.open(task.bundle)
     for engine, precision in _ENGINES:
-        name = f"{engine} {precision}"
+        name, threads = f"{engine} {precision}", task.threads if engine in CPU_ENGINES else None
         try:
-            loader = engine_loader(engine, task.threads, precision)
-        except EngineUnavailable as error:
+            loader = engine_loader(engine, threads, precision)
+            bundle.require_target(loader.target)
+        except (EngineUnavailable, TargetMissing) as error:
             yield Missing(name, str(error))
         else:
-            spec = FirstImageSpec(str(task.bundle), None, engine, precision, task.threads, *task.size)
+            spec = FirstImageSpec(str(task.bundle), None, engine, precision, threads, *task.size)
             yield _codec_contender(task, name, bundle, loader, spec)
 
 
@@ -156,26 +160,38 @@ def _codec_contender(task: Task, name: str, bundle: Bundle, loader: EngineLoader
     def note(stage: str, ms: float) -> None:
         stages[stage] = stages.get(stage, 0.0) + ms
 
-    if task.bits_per_symbol is None:
-        codec = Codec(bundle, loader, on_stage=note)
+    def opened(listener: StageListener | None) -> Codec:
+        if task.bits_per_symbol is not None:
+            return drawn_codec(bundle, loader, task.bits_per_symbol, listener)
+        codec = Codec(bundle, loader, on_stage=listener)
         codec.warm_up()
-    else:
-        codec = drawn_codec(bundle, loader, task.bits_per_symbol, note)
+        return codec
+
+    staged = opened(note)
+    # A device runs all steps of an image in one launch, unless a listener wants them one by one.
+    whole = opened(None) if loader.on_device else staged
     parameters = sum(tensor.numel() for tensor in task.model.parameters())
-    turn = functools.partial(_codec_turn, codec, task.image, stages)
+    turn = functools.partial(_codec_turn, whole, staged, task.image, stages)
     return Contender(name, parameters, task.estimate_bpp, turn, lambda: measure_first_image(spec))
 
 
-def _codec_turn(codec: Codec, image: NDArray[np.uint8], stages: dict[str, float]) -> Turn:
+def _codec_turn(whole: Codec, staged: Codec, image: NDArray[np.uint8], stages: dict[str, float]) -> Turn:
+    """Time both directions on one codec, and their stages on another, which may be the same."""
     turn = Turn()
     stages.clear()
     start = perf_counter()
-    data = codec.encode(image, _QUALITY)
-    turn.encode_ms, turn.encode_stages, turn.file_bytes = 1e3 * (perf_counter() - start), dict(stages), len(data)
+    data = whole.encode(image, _QUALITY)
+    turn.encode_ms, turn.file_bytes = 1e3 * (perf_counter() - start), len(data)
+    if staged is not whole:
+        staged.encode(image, _QUALITY)
+    turn.encode_stages = dict(stages)
     stages.clear()
     start = perf_counter()
-    codec.decode(data)
-    turn.decode_ms, turn.decode_stages = 1e3 * (perf_counter() - start), dict(stages)
+    whole.decode(data)
+    turn.decode_ms = 1e3 * (perf_counter() - start)
+    if staged is not whole:
+        staged.decode(data)
+    turn.decode_stages = dict(stages)
     return turn
 
 

@@ -23,6 +23,7 @@ from glc.errors import BundleError, GlcError
 from glc.export.onnx_graph import weight_count
 from glc.runtime.bundle import Bundle
 from glc.runtime.manifest import CodecConfig, GraphEntry
+from glc.runtime.signatures import signatures
 
 DENSE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators of multiply-adds, which count as two FLOPs each; adding the bias is not counted."""
@@ -101,7 +102,7 @@ class GraphCost:
 def bundle_cost(
     bundle: Bundle, height: int, width: int, float_bytes: Mapping[str, int] | None = None
 ) -> dict[str, GraphCost]:
-    """Cost of every graph of a bundle for one image.
+    """Cost of every network of a bundle for one image.
 
     Args:
         bundle: exact or float.
@@ -116,7 +117,7 @@ def bundle_cost(
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1; got {height}x{width}")
     costs: dict[str, GraphCost] = {}
-    for name in bundle.manifest.graphs:
+    for name in signatures(bundle.manifest.config.latent_channels):
         entry, content = bundle.graph(name)
         try:
             sizes = input_sizes(entry, bundle.manifest.config, height, width)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, engine_loader
+from glc.engines import GPU_ENGINES, EngineLoader, engine_loader
 from glc.engines.ort import OrtLoader
-from glc.errors import EngineUnavailable, GlcError
+from glc.errors import EngineUnavailable, GlcError, TargetMissing
 from glc.runtime.bitstream import inspect, read_stream, write_stream
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
@@ -39,7 +39,7 @@ class PairRow:
     """Streams that raised."""
 
 
-def available_loaders() -> tuple[list[EngineLoader], dict[str, str]]:
+def available_loaders(bundle: Bundle) -> tuple[list[EngineLoader], dict[str, str]]:
     """Every engine with every setting that exact arithmetic must not depend on; what is missing, and why."""
     found: list[EngineLoader] = [OrtLoader(1), OrtLoader(2), OrtLoader(2, optimise=False)]
     missing: dict[str, str] = {}
@@ -48,6 +48,14 @@ def available_loaders() -> tuple[list[EngineLoader], dict[str, str]]:
             found.append(engine_loader("openvino", 2, precision))
         except EngineUnavailable as error:
             missing[f"openvino {precision}"] = str(error)
+    for name, precision in ((name, precision) for name in GPU_ENGINES for precision in ("f32", "f16")):
+        try:
+            loader = engine_loader(name, None, precision)
+            bundle.require_target(loader.target)
+        except (EngineUnavailable, TargetMissing) as error:
+            missing[f"{name} {precision}"] = str(error)
+        else:
+            found.append(loader)
     return found, missing
 
 

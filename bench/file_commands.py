@@ -94,7 +94,7 @@ def exact(
     """
     style = chosen_style(markdown=markdown, latex=latex, as_csv=as_csv)
     opened = Bundle.open(bundle)
-    loaders, missing = available_loaders()
+    loaders, missing = available_loaders(opened)
     if checkpoint is None and synthetic is None:
         missing["torch float64"] = "give the weights by --ckpt or --synthetic"
     else:

@@ -37,7 +37,8 @@ class FirstImageSpec:
     engine: str
     """Name of an engine, or a mode of torch."""
     precision: str | None
-    threads: int
+    threads: int | None
+    """Of the CPU; None for an engine on a GPU."""
     height: int
     width: int
 
@@ -73,7 +74,7 @@ def _run(spec: FirstImageSpec, start: float) -> FirstImage:
         from glc.export import load_checkpoint
 
         imported = time.perf_counter()
-        torch.set_num_threads(spec.threads)
+        torch.set_num_threads(spec.threads or 1)
         bundle = open_published(spec.bundle)
         codec = glc.Codec(bundle, published(load_checkpoint(spec.checkpoint), bundle, spec.engine))
     with codec:

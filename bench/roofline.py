@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glc.bench.cost import GraphCost, bundle_cost
 from glc.bench.paper import TABLE_5, TABLE_6, PaperRow
 from glc.runtime.bundle import Bundle
-from glc.runtime.signatures import EXACT_GRAPHS
+from glc.runtime.signatures import EXACT_GRAPHS, signatures
 
 STATUS = "projected, not measured"
 """Stands in every row."""
@@ -146,11 +146,12 @@ def project_bundle(
         raise ValueError(f"times of entropy coding must not be negative; got {entropy_ms}")
     ceilings = DEVICES[device]
     priors = prior_precision or ("fp16" if ceilings.tf32_tflops is None else "tf32")
-    precisions = {name: priors if name in EXACT_GRAPHS else "fp16" for name in bundle.manifest.graphs}
+    names = signatures(bundle.manifest.config.latent_channels)
+    precisions = {name: priors if name in EXACT_GRAPHS else "fp16" for name in names}
     _tflops(ceilings, priors)  # an unusable precision raises before the graphs are counted
     float_bytes = {name: PRECISION_BYTES[precision] for name, precision in precisions.items()}
     costs = bundle_cost(bundle, height, width, float_bytes)
-    left_out = ("kernel launches", "copies between host and device")
+    left_out = ("kernel launches", "copies between host and device", "what lies between the networks")
     return Roofline(
         device=ceilings,
         label=bundle.manifest.label,

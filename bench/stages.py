@@ -27,13 +27,13 @@ from glc.bench.device import device_card
 from glc.bench.drawn import drawn_codec, symbol_bits
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
 from glc.bench.timing import AGREEMENT, Spread, disagreement, take_turns
-from glc.engines import PRECISIONS, engine_loader
+from glc.engines import GPU_ENGINES, PRECISIONS, engine_loader
 from glc.engines.processor import available_threads
 from glc.engines.protocol import EXACT_PRECISIONS
 from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.files import require_place, write_file
-from glc.runtime.signatures import EXACT_GRAPHS
+from glc.runtime.signatures import EXACT_GRAPHS, signatures
 from glc.runtime.terminal import parsed_size
 
 LARGEST = ProbeSizes()
@@ -154,7 +154,7 @@ def measure_stages(
     exact = bundle.manifest.arithmetic == "exact"
     precisions = {
         name: EXACT_PRECISIONS[precision] if exact and name in EXACT_GRAPHS else precision
-        for name in bundle.manifest.graphs
+        for name in signatures(bundle.manifest.config.latent_channels)
     }
     costs = bundle_cost(bundle, height, width, {name: _FLOAT_BYTES[value] for name, value in precisions.items()})
     bits = symbol_bits(bundle, height, width, bpp)
@@ -279,6 +279,8 @@ def stages(
     height, width = parsed_size(size)
     if plot is not None:
         require_place(plot)
+    if engine in GPU_ENGINES:
+        raise typer.BadParameter(f"{engine} is no engine on the CPU, whose ceilings this compares with; use table")
     opened, threads = Bundle.open(bundle), threads or available_threads()
     try:
         report = measure_stages(

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from glc.engines import trt_sdk
+from glc.engines.cuda import device_capability
 from glc.engines.trt_builder import builder_for
 from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
 from glc.export.exact_report import RoundingReport
@@ -91,7 +92,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--target",
-            help="Compute capability to compile for, such as sm80 (A100); may be repeated.",
+            help="Compute capability to compile for, such as sm80 (A100), or `here`; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +117,8 @@ def export(
     sizes = ImageSizes(parsed_size(typical), parsed_size(largest))
     if any(t > most for t, most in zip(sizes.typical, sizes.largest, strict=True)):
         raise typer.BadParameter(f"--typical {typical} is larger than --largest {largest}")
-    for target in targets or ():
+    targets = [device_capability() if target == "here" else target for target in targets or ()]
+    for target in targets:
         builder_for(target, library)  # before minutes of work
     if existing is not None:
         if checkpoint is not None or synthetic is not None or output is not None or not targets:

@@ -114,6 +114,15 @@ class Bundle:
             f"it here: {_compile(self, target)}"
         )
 
+    def require_target(self, target: TargetKey | None) -> None:
+        """Make sure that engines for a target are there; any bundle has ONNX graphs, which None asks for.
+
+        Raises:
+            TargetMissing: nothing in the bundle was compiled for it.
+        """
+        if target is not None:
+            self._engines(target)
+
     def tables(self) -> Tables:
         """Read tables.npz.
 

@@ -86,19 +86,14 @@ class PayloadEncoder:
         models = self._models
         order, groups = _grouped(scale_indices, len(models.by_level))
         values = _flat(symbols)[order]
-        reach = models.reach[scale_indices.ravel()[order]]
-        excess = np.abs(values) - reach
-        if values.size and int(excess.max()) >= 1 << ESCAPE_WIDTHS:
-            raise EngineFailed(f"symbol {int(np.abs(values).max())} is too large to code; the model's latent diverged")
-        escaped = excess > 0
-        coded = np.where(escaped, 2 * reach + 1, values + reach).astype(np.int32)
         for level, group in groups:
-            if level == 0 and self._put_all_zero_flag(values[group]):
+            of_level, reach = values[group], int(models.reach[level])
+            if level == 0 and self._put_all_zero_flag(of_level):
                 continue
-            self._coder.encode(coded[group], models.by_level[level])
-            if escaped[group].any():
-                at = escaped[group]
-                self._put_escapes(excess[group][at], values[group][at] < 0)
+            if max(-int(of_level.min()), int(of_level.max())) <= reach:
+                self._coder.encode(of_level + reach, models.by_level[level])
+            else:
+                self._put_with_escapes(of_level, level, reach)
 
     def finish(self) -> bytes:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
@@ -112,7 +107,14 @@ class PayloadEncoder:
         self._coder.encode(np.array([not all_zero], np.int32), self._models.all_zero)
         return all_zero
 
-    def _put_escapes(self, excess: Symbols, negative: NDArray[np.bool_]) -> None:
+    def _put_with_escapes(self, values: Symbols, level: int, reach: int) -> None:
+        """Append symbols of one level, then the excess and sign of those beyond its table."""
+        excess = np.abs(values) - reach
+        if int(excess.max()) >= 1 << ESCAPE_WIDTHS:
+            raise EngineFailed(f"symbol {int(np.abs(values).max())} is too large to code; the model's latent diverged")
+        escaped = excess > 0
+        self._coder.encode(_flat(np.where(escaped, 2 * reach + 1, values + reach)), self._models.by_level[level])
+        excess, negative = excess[escaped], values[escaped] < 0
         width = np.frexp(excess.astype(np.float64))[1].astype(np.int32)  # exact: bit length of a small integer
         low = excess - (1 << (width - 1))
         self._coder.encode(_flat(width - 1), self._models.escape_width)

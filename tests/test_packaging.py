@@ -71,7 +71,7 @@ def test_the_lean_install_needs_numpy_and_constriction_alone() -> None:
 
 def test_the_extras_are_those_that_the_readme_names() -> None:
     extras = set(PROJECT["project"]["optional-dependencies"])
-    assert extras == {"cpu", "openvino", "gpu", "cli", "export", "bench", "dev", "all"}
+    assert extras == {"cpu", "openvino", "gpu", "rtx", "onnxruntime-gpu", "cli", "export", "bench", "dev", "all"}
 
 
 @pytest.mark.parametrize(

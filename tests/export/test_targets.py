@@ -78,7 +78,7 @@ def test_engines_are_keyed_by_library_version_card_and_precision(sm80: tuple[Pat
         TargetKey(RTX, KEY.version, "sm90", "f16"),
         TargetKey(RTX, KEY.version, "sm80", "f32"),
     ):
-        with pytest.raises(TargetMissing, match="it holds .*sm80 with tensorrt_rtx"):
+        with pytest.raises(TargetMissing, match=r"it holds .*sm80 with tensorrt_rtx"):
             bundle.graph("analysis", other)
 
 
