@@ -45,13 +45,14 @@ def from_foreign(value: object, name: str) -> DeviceTensor:
     Raises:
         TypeError: it does neither, lies elsewhere, is not contiguous, or has a type of element that is not exchanged.
     """
-    if hasattr(value, "__cuda_array_interface__"):
-        return _from_interface(value.__cuda_array_interface__, value, name)
+    # First, since what torch gives by the interface does not name the stream that still writes it.
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         kind = int(value.__dlpack_device__()[0])
         if kind != _CUDA:
             raise TypeError(f"{name} is on DLPack device type {kind}; expected {_CUDA}, CUDA, or a numpy array")
         return _from_capsule(value.__dlpack__(stream=LEGACY_STREAM), name)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _from_interface(value.__cuda_array_interface__, value, name)
     raise TypeError(
         f"{name} must be a numpy array, or on the GPU and speak DLPack or __cuda_array_interface__; "
         f"got {type(value).__name__}"
@@ -66,8 +67,8 @@ def _from_interface(told: dict[str, Any], owner: object, name: str) -> DeviceTen
     address, read_only = told["data"]
     if read_only and name == "out":
         raise TypeError("out is read-only")
-    # Version 3 names a stream; before, and for None, the data is there already or the caller saw to it.
-    return DeviceTensor(int(address), shape, dtype, told.get("stream"), owner)
+    # Version 3 names a stream, or None where the data is there already; before, it can but be the default one.
+    return DeviceTensor(int(address), shape, dtype, told.get("stream", LEGACY_STREAM), owner)
 
 
 class _Tensor(ctypes.Structure):

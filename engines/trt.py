@@ -19,7 +19,7 @@ from glc.engines.cuda import Device
 from glc.engines.device_arrays import DeviceTensor, from_foreign
 from glc.engines.protocol import Array, Engine, StageListener, TargetKey, Tensor, TensorSpec, Workspace
 from glc.engines.trt_lane import Lane
-from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
+from glc.errors import BitstreamError, EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 
 class TrtLoader:
@@ -52,7 +52,8 @@ class TrtLoader:
                 f"{self._messages.said()}; if the driver is too old, update it"
             )
         self._idle: list[Lane] = []
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held while the pool or the library's own objects change."""
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +62,7 @@ class TrtLoader:
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a compiled engine; see `EngineLoader.load`."""
-        with self._lock, self.device.active():
+        with self.lock, self.device.active():
             self._messages.errors.clear()
             engine = self._runtime.deserialize_cuda_engine(graph)
             if engine is None:
@@ -72,18 +73,24 @@ class TrtLoader:
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
         """Take a lane out of the pool, or make one; see `EngineLoader.workspace`."""
         with self.device.active():
-            with self._lock:
+            with self.lock:
                 lane = self._idle.pop() if self._idle else None
             lane = lane or Lane(self.device)
+            whole = False
             try:
                 lane.enter(on_stage)
                 yield lane
-                lane.leave()
-            except BaseException:
-                lane.close()  # whatever it was in the middle of
+                whole = True
+            except BitstreamError:  # hostile streams cost a service neither buffers nor recordings
+                whole = True
                 raise
-            with self._lock:
-                self._idle.append(lane)
+            finally:
+                if whole:
+                    lane.leave()
+                    with self.lock:
+                        self._idle.append(lane)
+                else:
+                    lane.close()  # whatever it was in the middle of
 
     def adopt(self, value: object, name: str) -> Tensor:
         """Take an array, or what lies on this device; see `EngineLoader.adopt`."""
@@ -99,7 +106,7 @@ class TrtLoader:
 
     def release(self) -> None:
         """Free all lanes that are not in use."""
-        with self._lock, self.device.active():
+        with self.lock, self.device.active():
             while self._idle:
                 self._idle.pop().close()
 
@@ -127,17 +134,8 @@ class TrtEngine:
         """
         if self._engine is None:
             raise EngineFailed("this engine is closed; open the codec again")
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(self._engine, "create_runtime_config"):
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
-                # For exact graphs the kernels that conformance ran, for the others the fastest, before the recording.
-                kernels = self._trt.DynamicShapesKernelSpecializationStrategy
-                config.dynamic_shapes_kernel_specialization_strategy = kernels.NONE if self._exact else kernels.EAGER
-            context = self._engine.create_execution_context(config)
-        else:
-            context = self._engine.create_execution_context(strategy)
+        with self._loader.lock:
+            context = self._new_context()
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 smallest, _, largest = map(list, self._engine.get_tensor_profile_shape(name, 0))
@@ -151,6 +149,18 @@ class TrtEngine:
         """Free the engine, and the lanes' contexts that hold on to it."""
         self._engine = None
         self._loader.release()
+
+    def _new_context(self) -> Any:
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(self._engine, "create_runtime_config"):
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+                # For exact graphs the kernels that conformance ran, for the others the fastest, before the recording.
+                kernels = self._trt.DynamicShapesKernelSpecializationStrategy
+                config.dynamic_shapes_kernel_specialization_strategy = kernels.NONE if self._exact else kernels.EAGER
+            return self._engine.create_execution_context(config)
+        return self._engine.create_execution_context(strategy)
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name

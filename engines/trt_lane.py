@@ -157,11 +157,12 @@ class Lane:
         check_feeds(engine.inputs, feeds)
         if self._entered is None:
             self._entered = self._sequence_for(engine, feeds)
-        key = (id(engine), *((name, *_source(tensor)) for name, tensor in sorted(feeds.items())))
+        key = (engine, *((name, *_source(tensor)) for name, tensor in sorted(feeds.items())))
         step = self.sequence.steps.get(key)
         if step is None:
             step = self.sequence.steps[key] = _Step(self, stage, engine, feeds)
             self._share_scratch(step)
+        step.stage = stage
         if step in self._queue:
             self._launch({})  # its staged inputs are about to be written again
         for name, (staging, _) in step.staged.items():
@@ -175,17 +176,17 @@ class Lane:
         """Run what is queued and bring results to the CPU; see `Workspace.fetch`."""
         wanted = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DeviceTensor)}
         self._launch(wanted)
-        on_device = {name: self.sequence.results[t.address].array.copy() for name, t in wanted.items()}
-        return {name: on_device[name] if name in on_device else np.asarray(t) for name, t in tensors.items()}
+        return {n: self._staged(t).copy() if n in wanted else np.asarray(t) for n, t in tensors.items()}
 
     def store(self, image: Tensor, out: Tensor) -> None:
         """Write the top left of an image; see `Workspace.store`."""
         _, height, width, channels = out.shape
-        if not isinstance(out, DeviceTensor):
-            np.copyto(np.asarray(out), self.fetch({"image": image})["image"][:, :height, :width])
-            return
         if not isinstance(image, DeviceTensor):
             raise EngineFailed("the image is not on the device")
+        if not isinstance(out, DeviceTensor):
+            self._launch({"image": image})
+            np.copyto(np.asarray(out), self._staged(image)[:, :height, :width])
+            return
         self._launch({}, wait=False)
         if out.after is not None:
             self._stream.wait_for(out.after)
@@ -204,6 +205,12 @@ class Lane:
             self._scratch.free()
         self._stream.close()
 
+    def _staged(self, tensor: Tensor) -> Array:
+        """What was fetched last of a result; written again by the next launch."""
+        if not isinstance(tensor, DeviceTensor):
+            raise EngineFailed("the tensor is not on the device")
+        return self.sequence.results[tensor.address].array
+
     def _copy_in(self, address: int, tensor: Tensor) -> None:
         """Copy what a caller holds on the device, once its own work is done."""
         if not isinstance(tensor, DeviceTensor):
@@ -213,7 +220,7 @@ class Lane:
         self._stream.copy(address, tensor.address, tensor.size_bytes)
 
     def _sequence_for(self, engine: Engine, feeds: Mapping[str, Tensor]) -> _Sequence:
-        key = (id(engine), *(tensor.shape for _, tensor in sorted(feeds.items())))
+        key = (engine, *(tensor.shape for _, tensor in sorted(feeds.items())))
         if key not in self._sequences:
             while len(self._sequences) >= KEPT_SHAPES:
                 self._sequences.popitem(last=False)[1].close()

@@ -21,6 +21,7 @@ import glc
 from glc.engines import cuda, trt, trt_lane, trt_sdk
 from glc.engines.trt_builder import BuiltEngine
 from glc.errors import (
+    BitstreamError,
     EngineFailed,
     EngineRejectedGraph,
     EngineUnavailable,
@@ -176,6 +177,17 @@ def test_threads_share_a_codec_with_a_lane_each(gpu: glc.Codec, codec: glc.Codec
     assert streams <= 5  # one more may run conformance
 
 
+def test_a_hostile_stream_costs_no_recording(gpu: glc.Codec, driver: FakeDriver) -> None:
+    data = gpu.encode(IMAGE)
+    for _ in range(3):
+        gpu.decode(data)
+    with pytest.raises(BitstreamError):
+        gpu.decode(data[:-20])
+    before = driver.calls.copy()
+    gpu.decode(data)
+    assert driver.calls - before == {"cuGraphLaunch": 5, "cuStreamSynchronize": 5}
+
+
 def test_closing_frees_all_memory(compiled: Path, sdk: FakeTensorRT, driver: FakeDriver) -> None:
     with glc.Codec.open(compiled, engine="tensorrt", precision="f32") as opened:
         opened.decode(opened.encode(IMAGE))
@@ -244,6 +256,14 @@ class WithInterface(OnDevice):
         return {"shape": self.shape, "typestr": "|u1", "data": (self.address, False), "version": 3, "stream": 1}
 
 
+class WithOldInterface(OnDevice):
+    """As PyCUDA's arrays: no stream is named, work may still be under way on the default one."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": "|u1", "data": (self.address, False), "version": 2}
+
+
 class WithDlpack(OnDevice):
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
@@ -254,7 +274,7 @@ class WithDlpack(OnDevice):
         return np.frombuffer(view, np.uint8).reshape(self.shape).__dlpack__()
 
 
-@pytest.mark.parametrize("kind", [WithInterface, WithDlpack])
+@pytest.mark.parametrize("kind", [WithInterface, WithOldInterface, WithDlpack])
 def test_frames_on_the_device_are_read_and_written_there(
     kind: type[OnDevice], gpu: glc.Codec, codec: glc.Codec, driver: FakeDriver
 ) -> None:

@@ -21,6 +21,7 @@ from glc.runtime.entropy import (
     PayloadDecoder,
     PayloadEncoder,
     SymbolModels,
+    _descending,
     least_payload_bytes,
 )
 
@@ -353,3 +354,10 @@ def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
         result = outcome(decoded, bytes(damaged), content)
         assert result == outcome(plainly_decoded, bytes(damaged), content)
         assert result != expected(content) or place == len(payload) - 1
+
+
+@pytest.mark.parametrize("size", [1, 1000, (1 << 24) + 3])
+def test_elements_are_coded_by_descending_level_and_then_in_their_order(size: int) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    order = _descending(levels)
+    assert np.array_equal(order, np.argsort(-levels.astype(np.int16), kind="stable"))
