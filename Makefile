@@ -56,7 +56,7 @@ bench: $(READY) build/natural.glcb build/facial.glcb
 	$(call record,table-demo,table --config demo -n 3)
 	$(call record,stages-natural,stages -b build/natural.glcb --plot $(RECORD)/stages-natural.png)
 	$(call record,scale-demo,scale -b $(MODEL)/demo.glcb --max-seconds 300 --plot $(RECORD)/scale-demo.png)
-	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g)
+	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g --entropy-ms 6.8 11.7)
 	$(call record,rate-demo,rate --ckpt $(MODEL)/weights.safetensors -b $(MODEL)/demo.glcb tests/data/images/*.png)
 	$(call record,startup,startup -b $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png)
 
