@@ -137,7 +137,7 @@ def measure_cuts(bundle: Bundle, images: Sequence[Path], streams: int, seed: int
         GlcError: a bundle or an image cannot be used.
     """
     random = np.random.default_rng(seed)
-    tap = _LatentTap(engine_loader("auto", 1))
+    tap = _LatentTap(engine_loader("onnxruntime", 1))
     rows, curves = [], []
     with Codec(bundle, tap) as codec:
         for number in range(streams):

@@ -67,7 +67,7 @@ def measure_rate(model: GlcModel, bundle: Path, images: list[Path]) -> list[Rate
         GlcError: a bundle or an image cannot be used.
     """
     rows: list[RateRow] = []
-    with Codec.open(bundle) as codec:
+    with Codec.open(bundle, engine="onnxruntime") as codec:
         table = codec.bundle.tables().scales
         if codec.bundle.manifest.checkpoint_id != checkpoint_id(model):
             raise ModelMismatch(f"{bundle} was not exported from this model; export it again")

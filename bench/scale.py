@@ -272,7 +272,7 @@ def plot_png(rows: Sequence[ScaleRow], fits: Iterable[Fit], title: str) -> bytes
 @app.command()
 def scale(
     bundle: BundleOption,
-    engine: Annotated[str, typer.Option("--engine", help="Engine that runs the graphs.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="Engine that runs the graphs.")] = "onnxruntime",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "f32",
     sizes: Annotated[str, typer.Option("--sizes", help="Heights x widths in pixels.")] = _SIZES,
     batches: Annotated[str, typer.Option("--batches", help="Images in a batch, at the smallest size.")] = "1,2,4,8",

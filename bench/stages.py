@@ -263,7 +263,7 @@ def _draw(axes: Axes, rows: Sequence[StageRow]) -> None:
 @app.command()
 def stages(
     bundle: BundleOption,
-    engine: Annotated[str, typer.Option("--engine", help="Engine that runs the graphs.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="Engine that runs the graphs.")] = "onnxruntime",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "f32",
     size: SizeOption = "512x768",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="All that may be used by default.")] = None,

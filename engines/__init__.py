@@ -40,18 +40,18 @@ CPU_ENGINES = ("onnxruntime", "openvino")
 GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Compute on a GPU; the first two run what `glc-export --target` compiled."""
 
-ENGINE_NAMES = ("auto", *CPU_ENGINES, *GPU_ENGINES)
+ENGINE_NAMES = (*CPU_ENGINES, *GPU_ENGINES)
 """What `engine_loader` takes."""
 
 PRECISIONS = ("f32", "f16", "bf16")
 """Of the image graphs; exact graphs run at one that holds their integers."""
 
 
-def engine_loader(name: str = "auto", threads: int | None = None, precision: str | None = None) -> EngineLoader:
+def engine_loader(name: str, threads: int | None = None, precision: str | None = None) -> EngineLoader:
     """Choose an engine.
 
     Args:
-        name: one of `ENGINE_NAMES`; "auto" takes onnxruntime.
+        name: one of `ENGINE_NAMES`.
         threads: CPU threads for one run; None takes all that this process may use. Not for engines on a GPU.
         precision: one of `PRECISIONS`; None takes f32, and f16 on a GPU.
 

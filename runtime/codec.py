@@ -22,9 +22,10 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, StageListener, SupportsDevice, Tensor, engine_loader
+from glc.engines import EngineLoader, StageListener, SupportsDevice, Tensor
 from glc.errors import (
     CorruptBitstream,
+    EngineError,
     EngineMismatch,
     EngineUnavailable,
     ImageTooLarge,
@@ -44,9 +45,11 @@ from glc.runtime.bitstream import (
 )
 from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
+from glc.runtime.engine_choice import AUTO, loaders, named_engine
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
 from glc.runtime.messages import one_line
 from glc.runtime.networks import HyperPrior, Networks, Passage, interpolated_row
+from glc.runtime.signatures import EXACT_GRAPHS
 from glc.runtime.spatial_walk import SymbolCoder, walk
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 
@@ -104,7 +107,7 @@ class Codec:
         cls,
         bundle: str | os.PathLike[str] | None = None,
         *,
-        engine: str = "auto",
+        engine: str | None = None,
         threads: int | None = None,
         precision: str | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -115,7 +118,8 @@ class Codec:
         Args:
             bundle: its path; None takes what the environment variable GLC_BUNDLE names, else the demonstration
                 model that the package carries.
-            engine: "auto" or an engine's name.
+            engine: its name; None takes what the environment variable GLC_ENGINE names, else "auto": the fastest that
+                is installed and gets the bundle's conformance cases right. `Codec.engine` says which.
             threads: CPU threads for one run; None takes all that this process may use.
             precision: "f32", or "f16" or "bf16" where engine and processor can; exact graphs stay exact.
             max_pixels: limit on width times height, in both directions.
@@ -125,9 +129,21 @@ class Codec:
             BundleError: the bundle is missing, malformed, too new or altered.
             EngineUnavailable: the engine is unknown, not installed, or cannot compute in this precision here.
         """
-        path = default_bundle() if bundle is None else bundle
-        loader = engine_loader(engine, threads, precision)
-        return cls(Bundle.open(path), loader, max_pixels=max_pixels, on_stage=on_stage)
+        opened = Bundle.open(default_bundle() if bundle is None else bundle)
+        named = named_engine(engine)
+        refused: list[str] = []
+        for loader in loaders(opened, named, threads, precision):
+            codec = cls(opened, loader, max_pixels=max_pixels, on_stage=on_stage)
+            if named != AUTO:
+                return codec
+            try:
+                codec.require_conformance()
+            except EngineError as error:
+                codec.close()
+                refused.append(str(error))
+            else:
+                return codec
+        raise EngineUnavailable(f"no engine that is here runs this bundle: {'; '.join(refused)}")
 
     @property
     def qualities(self) -> int:
@@ -274,6 +290,16 @@ class Codec:
     def decode_batch(self, streams: Iterable[bytes]) -> list[Image]:
         """Decode several bitstreams; see `decode`."""
         return [self.decode(data) for data in streams]
+
+    def require_conformance(self) -> None:
+        """Load the first exact graph, which the engine must compute to the last bit; in float arithmetic do nothing.
+
+        Raises:
+            EngineNotExact: it does not.
+            EngineError: it cannot load the graph.
+        """
+        if self.bundle.manifest.arithmetic == "exact":
+            self._networks.engine(EXACT_GRAPHS[0])
 
     def warm_up(self) -> None:
         """Load every graph now, rather than when it is first needed."""

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from glc.engines import PRECISIONS
+from glc.engines import ENGINE_NAMES, PRECISIONS
 from glc.runtime.bitstream import Form, StreamInfo, inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.default_model import BUNDLE_VARIABLE, packaged_photos
+from glc.runtime.engine_choice import ENGINE_VARIABLE
 from glc.runtime.files import require_place
 from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
 from glc.runtime.terminal import new_app, run
@@ -32,7 +33,15 @@ BundlePath = Annotated[
         "--bundle", "-b", envvar=BUNDLE_VARIABLE, help="Bundle that glc-export wrote; a demonstration model by default."
     ),
 ]
-EngineName = Annotated[str, typer.Option("--engine", help="auto, onnxruntime or openvino.")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        envvar=ENGINE_VARIABLE,
+        help=f"{', '.join(ENGINE_NAMES)}; by default the fastest that is here and exact.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[
     str | None, typer.Option("--precision", help="f32, or f16 or bf16 where engine and processor can.")
 ]
@@ -65,7 +74,7 @@ def encode(
     destination: Destination,
     bundle: BundlePath = None,
     quality: Annotated[float, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate.")] = 1.0,
-    engine: EngineName = "auto",
+    engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -94,7 +103,7 @@ def decode(
     source: Source,
     destination: Destination,
     bundle: BundlePath = None,
-    engine: EngineName = "auto",
+    engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -121,7 +130,7 @@ def preview(
     source: Source,
     destination: Destination,
     bundle: BundlePath = None,
-    engine: EngineName = "auto",
+    engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -147,7 +156,7 @@ def info(source: Source, bare: Bare = False, as_json: AsJson = False) -> None:
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle to verify.")],
-    engine: EngineName = "auto",
+    engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
 ) -> None:
@@ -166,7 +175,7 @@ def demo(
     ] = None,
     bundle: BundlePath = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Comparison sheet, PNG.")] = Path("glc-demo.png"),
-    engine: EngineName = "auto",
+    engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -191,7 +200,9 @@ def main() -> None:
     run(app, "glc")
 
 
-def _open(bundle: Path | None, engine: str, threads: int | None, precision: str | None, max_pixels: int) -> Codec:
+def _open(
+    bundle: Path | None, engine: str | None, threads: int | None, precision: str | None, max_pixels: int
+) -> Codec:
     if precision is not None and precision not in PRECISIONS:
         raise typer.BadParameter(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
     codec = Codec.open(bundle, engine=engine, threads=threads, precision=precision, max_pixels=max_pixels)

@@ -60,7 +60,7 @@ def run_demo(
     images: list[Path],
     output: Path,
     *,
-    engine: str,
+    engine: str | None,
     threads: int | None,
     precision: str | None,
     max_pixels: int,

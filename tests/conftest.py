@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from PIL import Image
 import glc
 from glc.export import GlcModel, GraphReport, export_bundle, synthetic_model
 from glc.export.synthetic import MINI
+
+os.environ["GLC_ENGINE"] = "onnxruntime"
+"""What tests run on that name no engine, on every machine; for tests of the choice itself see test_engine_choice.py."""
 
 DATA = Path(__file__).parent / "data"
 """Committed images, reference vectors and lists of tensors."""

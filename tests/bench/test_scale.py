@@ -22,7 +22,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def point(bundle: Path | str = "none", height: int = 64, width: int = 64, bpp: float = 0.3) -> Point:
-    return Point(str(bundle), "auto", "f32", bpp, 1, "size", height, width, 1, 1)
+    return Point(str(bundle), "onnxruntime", "f32", bpp, 1, "size", height, width, 1, 1)
 
 
 def row_of(at: Point, encode_ms: float = 10, decode_ms: float = 20, peak_memory_bytes: int = 1) -> ScaleRow:
@@ -49,7 +49,7 @@ def test_an_exact_power_law_gives_its_exponent() -> None:
     for side in (64, 128, 192, 512):
         megapixels = 1e-6 * side * side
         rows.append(row_of(point(height=side, width=side), 300 * megapixels**1.25, 7 * megapixels**0.9))
-    rows.append(row_of(Point("none", "auto", "f32", 0.3, 1, "batch", 64, 64, 8, 1), 1e6, 1e6))  # no size
+    rows.append(row_of(Point("none", "onnxruntime", "f32", 0.3, 1, "batch", 64, 64, 8, 1), 1e6, 1e6))  # no size
     encode, decode = fit_rows(rows)
     assert (encode.what, decode.what) == ("encode", "decode")
     assert (encode.exponent, encode.at_1_mp_ms) == pytest.approx((1.25, 300))

@@ -170,9 +170,8 @@ def test_a_closed_engine_says_so_however_often_it_is_closed(engine: Engine) -> N
 
 
 def test_engines_are_chosen_by_name() -> None:
-    assert {"auto", "onnxruntime"} <= set(ENGINE_NAMES)
+    assert "onnxruntime" in ENGINE_NAMES
     assert engine_loader("onnxruntime").name == "onnxruntime"
-    assert engine_loader().name in ENGINE_NAMES
 
 
 @pytest.mark.parametrize("name", ["abacus", "", "ONNXRUNTIME", "onnxruntime "], ids=repr)
