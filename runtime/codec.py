@@ -47,6 +47,7 @@ from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
 from glc.runtime.engine_choice import AUTO, loaders, named_engine
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
+from glc.runtime.in_parallel import in_parallel
 from glc.runtime.messages import one_line
 from glc.runtime.networks import HyperPrior, Networks, Passage, interpolated_row
 from glc.runtime.signatures import EXACT_GRAPHS
@@ -283,13 +284,20 @@ class Codec:
             self._synthesise(passage, info.header, latent, image[None])
         return image
 
-    def encode_batch(self, images: Iterable[Image], quality: float = 1) -> list[bytes]:
-        """Encode several images of any sizes; see `encode`."""
-        return [self.encode(image, quality) for image in images]
+    def encode_batch(self, images: Iterable[Image], quality: float = 1, *, workers: int = 1) -> list[bytes]:
+        """Encode several images of any sizes; see `encode`.
 
-    def decode_batch(self, streams: Iterable[bytes]) -> list[Image]:
-        """Decode several bitstreams; see `decode`."""
-        return [self.decode(data) for data in streams]
+        Args:
+            images: read as they are needed.
+            quality: of all of them.
+            workers: images under way at once, each with the codec's threads and an image's memory. Most images a
+                second come from as many workers as there are cores, and a codec of one thread.
+        """
+        return in_parallel(lambda image: self.encode(image, quality), images, workers)
+
+    def decode_batch(self, streams: Iterable[bytes], *, workers: int = 1) -> list[Image]:
+        """Decode several bitstreams; see `decode`, and `encode_batch` for workers."""
+        return in_parallel(self.decode, streams, workers)
 
     def require_conformance(self) -> None:
         """Load the first exact graph, which the engine must compute to the last bit; in float arithmetic do nothing.
