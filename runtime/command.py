@@ -275,5 +275,6 @@ def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "parameters": manifest.parameters,
         "bytes": sum(entry.size_bytes for entry in manifest.files()),
         "graphs": list(manifest.graphs),
+        "targets": [str(target.key) for target in manifest.targets.values()],
         "producers": dict(manifest.producers),
     }

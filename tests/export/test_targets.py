@@ -18,6 +18,7 @@ from glc.errors import BuilderUnavailable, BuildFailed, ExportError, TargetMissi
 from glc.export import targets
 from glc.export.command import app
 from glc.export.targets import EngineReport, ImageSizes, compile_target, profiles
+from glc.runtime.command import app as runtime_app
 from glc.runtime.manifest import CodecConfig
 from glc.runtime.signatures import signatures, step_signatures
 
@@ -156,6 +157,8 @@ def test_the_command_compiles_an_existing_bundle_and_prints_a_table(mini_bundle:
     assert "images up to 512x512" in result.output
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["targets"]["sm89-tensorrt_rtx-f16"]["largest"] == [512, 512]
+    told = typer.testing.CliRunner().invoke(runtime_app, ["info", str(path), "--json"])
+    assert json.loads(told.output)["targets"] == [f"sm89 with tensorrt_rtx {KEY.version} at f16"]
 
 
 @pytest.mark.parametrize(
