@@ -19,6 +19,8 @@ try:
 except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
+from glc.engines.ov_upsampling import merge_upsampling
+
 _DEVICE = "CPU"
 _DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
@@ -107,6 +109,8 @@ class OvLoader(HostLoader):
             settings["CACHE_DIR"] = str(folder)
         try:
             source = self._core.read_model(graph)
+            if not exact:
+                merge_upsampling(source)
             model = self._core.compile_model(source, _DEVICE, settings)
             given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except (RuntimeError, TypeError) as error:
