@@ -12,7 +12,8 @@ from tests.conftest import load_image
 
 import glc
 from glc.engines import engine_loader
-from glc.engines.ov import cache_folder
+from glc.engines.ov import OvEngine, cache_folder
+from glc.engines.processor import available_threads
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 PHOTO = load_image("coffee_200x300.png")
@@ -89,3 +90,13 @@ def test_a_closed_engine_says_so(mini_bundle: Path) -> None:
     engine.close()
     with pytest.raises(EngineFailed, match="closed"):
         engine.run(feeds)
+
+
+def test_runs_of_few_threads_may_go_on_at_once(mini_bundle: Path) -> None:
+    """As many as there are processors for; by itself OpenVINO would do one after the other."""
+    content = glc.Bundle.open(mini_bundle).graph("hyper_prior")[1]
+    for threads in (1, available_threads()):
+        engine = engine_loader("openvino", threads).load(content, exact=True)
+        assert isinstance(engine, OvEngine)
+        assert engine.streams == min(available_threads() // threads, 8)
+        engine.close()
