@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 MODEL  := src/glc/default_model
 LABEL  := demonstration: a small model after two hours of training on two CPU cores; no measure of GLC
 
-.PHONY: setup demo test check bench gpu default-model clean
+.PHONY: setup demo test check bench targets gpu default-model clean
 
 setup: $(READY)
 
@@ -59,6 +59,11 @@ bench: $(READY) build/natural.glcb build/facial.glcb
 	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g --entropy-ms 6.8 11.7)
 	$(call record,rate-demo,rate --ckpt $(MODEL)/weights.safetensors -b $(MODEL)/demo.glcb tests/data/images/*.png)
 	$(call record,startup,startup -b $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png)
+
+# Compiles the published configurations for every card that TensorRT for RTX knows of ours; needs no GPU, about 6 minutes.
+targets: $(READY) build/natural.glcb build/facial.glcb
+	for model in natural facial; do \
+	  $(BIN)/glc-export --bundle build/$$model.glcb --target sm80 --target sm86 --target sm89 --target sm120 || exit 1; done
 
 # On a machine with an NVIDIA GPU: compiles for it, proves parity, portability, memory and threads on it, writes the
 # tables. LIBRARY=tensorrt takes TensorRT, which must be in $(VENV) then, in place of TensorRT for RTX.
