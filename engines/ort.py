@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from glc.engines.protocol import (
     TensorSpec,
     Workspace,
     check_feeds,
+    timed,
 )
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
@@ -227,11 +227,8 @@ class _DeviceWorkspace:
         """Compute all outputs; see `Workspace.run`."""
         if not isinstance(engine, OrtEngine):
             raise EngineFailed(f"a workspace of onnxruntime runs its own engines; got {type(engine).__name__}")
-        start = time.perf_counter()
-        results = engine.run_bound(feeds, self._device)
-        if self._on_stage is not None:
-            self._on_stage(stage, 1e3 * (time.perf_counter() - start))
-        return results
+        with timed(stage, self._on_stage):
+            return engine.run_bound(feeds, self._device)
 
     def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
         """Bring tensors to the CPU; see `Workspace.fetch`."""

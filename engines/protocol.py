@@ -23,6 +23,15 @@ EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
 """Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
 
 
+@contextlib.contextmanager
+def timed(stage: str, on_stage: StageListener | None) -> Iterator[None]:
+    """Tell a listener how long what runs inside took, unless it raises."""
+    start = time.perf_counter()
+    yield
+    if on_stage is not None:
+        on_stage(stage, 1e3 * (time.perf_counter() - start))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, data type and shape of one input or output."""
@@ -245,10 +254,8 @@ class HostWorkspace:
 
     def run(self, stage: str, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute all outputs; see `Workspace.run`."""
-        start = time.perf_counter()
-        results = engine.run({name: np.ascontiguousarray(_array(tensor)) for name, tensor in feeds.items()})
-        if self._on_stage is not None:
-            self._on_stage(stage, 1e3 * (time.perf_counter() - start))
+        with timed(stage, self._on_stage):
+            results = engine.run({name: np.ascontiguousarray(_array(tensor)) for name, tensor in feeds.items()})
         return dict(results)
 
     def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:

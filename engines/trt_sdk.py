@@ -6,7 +6,6 @@ its kernels when an engine is first run.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import re
 from types import ModuleType
@@ -50,16 +49,6 @@ def library(name: str) -> ModuleType:
         except (ImportError, OSError, RuntimeError) as error:
             raise EngineUnavailable(f"{name} is installed and cannot be loaded: {error}") from error
     raise EngineUnavailable(f"{name} is not installed ({reasons[-1]}); run: {_INSTALL[name]}")
-
-
-def installed() -> list[str]:
-    """Those of `LIBRARIES` that can be loaded."""
-    found = []
-    for name in LIBRARIES:
-        with contextlib.suppress(EngineUnavailable):
-            library(name)
-            found.append(name)
-    return found
 
 
 def version(name: str) -> str:

@@ -49,9 +49,8 @@ from glc.runtime.engine_choice import AUTO, loaders, named_engine
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
 from glc.runtime.in_parallel import in_parallel
 from glc.runtime.messages import one_line
-from glc.runtime.networks import HyperPrior, Networks, Passage, interpolated_row
+from glc.runtime.networks import Networks, Passage, interpolated_row
 from glc.runtime.signatures import EXACT_GRAPHS
-from glc.runtime.spatial_walk import SymbolCoder, walk
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 
 Image = NDArray[np.uint8]
@@ -181,7 +180,7 @@ class Codec:
             y, z_indices = passage.analysis(pixels, q_row, self._hyper_size(header))
             prior = passage.hyper_prior(z_indices)
             coder = LatentCoder(passage.steps.split(y, prior.quant_step), passage.steps)
-            _walk(passage, prior, coder)
+            passage.walk(prior, coder)
             made = passage.fetch({"z_indices": z_indices, **coder.made})
         with self._networks.stage("entropy_coding"):
             payload = PayloadEncoder(self._models)
@@ -217,13 +216,7 @@ class Codec:
         """
         info, payload = self._checked_stream(data, form)
         image = _empty_image(info.header) if out is None else out
-        target = self._checked_out(image, info.header)
-        cut = not info.intact or (allow_partial and form == "bare")
-        with self._networks.passage() as passage:
-            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
-            if not allow_partial:
-                _require_whole(info, decoder, latent)
-            self._synthesise(passage, info.header, latent, target)
+        self._decode_into(self._checked_out(image, info.header), info, payload, partial=allow_partial)
         return image
 
     def decode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
@@ -240,10 +233,7 @@ class Codec:
         """
         info, payload = self._checked_stream(data, form)
         image = _empty_image(info.header)
-        with self._networks.passage() as passage:
-            latent, decoder = self._read_latent(passage, info, payload, cut=form == "bare" or not info.intact)
-            self._synthesise(passage, info.header, latent, image[None])
-        return PartialImage(image, decoder.symbols_read / math.prod(latent.shape))
+        return PartialImage(image, self._decode_into(image[None], info, payload, partial=True))
 
     def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
         """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
@@ -280,7 +270,7 @@ class Codec:
         image = _empty_image(info.header)
         with self._networks.passage() as passage:
             prior = passage.hyper_prior(z_indices)
-            latent = passage.steps.dequantise(_walk(passage, prior, ZeroCoder()), prior.quant_step)
+            latent = passage.steps.dequantise(passage.walk(prior, ZeroCoder()), prior.quant_step)
             self._synthesise(passage, info.header, latent, image[None])
         return image
 
@@ -396,7 +386,17 @@ class Codec:
             z_indices = self._get_indices(decoder, info.header)
         prior = passage.hyper_prior(z_indices)
         coder = PayloadCoder(decoder, passage.fetch, lambda: self._networks.stage("entropy_coding"))
-        return passage.steps.dequantise(_walk(passage, prior, coder), prior.quant_step), decoder
+        return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step), decoder
+
+    def _decode_into(self, out: Tensor, info: StreamInfo, payload: bytes, *, partial: bool) -> float:
+        """Write the image into `out` (1, H, W, 3); returns the share of symbols that the payload tells."""
+        with self._networks.passage() as passage:
+            cut = not info.intact or (partial and info.form == "bare")
+            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+            if not partial:
+                _require_whole(info, decoder, latent)
+            self._synthesise(passage, info.header, latent, out)
+        return decoder.symbols_read / math.prod(latent.shape)
 
     def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
         """Write the image into `out` (1, H, W, 3)."""
@@ -409,16 +409,6 @@ class Codec:
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
         """Z indices (1, h/4, w/4)."""
         return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)[None]
-
-
-def _walk(passage: Passage, prior: HyperPrior, coder: SymbolCoder) -> Tensor:
-    """Walk the four parts; returns y_hat (1, N, h, w) in units of quant_step."""
-    return walk(
-        prior.first,
-        lambda part, y_hat: passage.spatial_prior(part, y_hat, prior.context),
-        coder,
-        passage.steps.assemble,
-    )
 
 
 def _require_whole(info: StreamInfo, decoder: PayloadDecoder, latent: Tensor) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import Array, Engine, EngineLoader, StageListener, Tensor, TensorSpec, Workspace
+from glc.engines.protocol import timed
 from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
@@ -19,7 +20,7 @@ from glc.runtime.conformance import require_conformance
 from glc.runtime.latent_steps import HostSteps, LatentSteps
 from glc.runtime.messages import named, one_line
 from glc.runtime.signatures import step_signatures
-from glc.runtime.spatial_walk import PARTS, PartPrior
+from glc.runtime.spatial_walk import PARTS, PartPrior, SymbolCoder, walk
 
 Latent = NDArray[np.float32]
 
@@ -72,13 +73,9 @@ class Networks:
                 engine.close()
             self._engines.clear()
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what runs inside."""
-        start = time.perf_counter()
-        yield
-        if self._on_stage is not None:
-            self._on_stage(name, 1e3 * (time.perf_counter() - start))
+        return timed(name, self._on_stage)
 
     def engine(self, graph: str) -> Engine:
         """Load a graph, once.
@@ -150,6 +147,15 @@ class Passage:
         shape = self._latent(y_hat.shape[2] // 2, y_hat.shape[3] // 2)
         feeds = {"y_hat": y_hat, "context": context}
         return _part_prior(self.run(f"spatial_prior_{part}", feeds, {"scale_indices": shape, "means": shape}))
+
+    def walk(self, prior: HyperPrior, coder: SymbolCoder) -> Tensor:
+        """Walk the four parts; returns y_hat (1, N, h, w) in units of quant_step."""
+        return walk(
+            prior.first,
+            lambda part, y_hat: self.spatial_prior(part, y_hat, prior.context),
+            coder,
+            self.steps.assemble,
+        )
 
     def synthesis(self, y_hat: Tensor, q_row: Latent) -> Tensor:
         """y_hat (1, N, h, w) and row (N,) of q_dec to an image (1, f h, f w, 3), padding included."""

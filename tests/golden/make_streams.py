@@ -37,8 +37,8 @@ from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
 from glc.runtime.images import read_image
-from glc.runtime.networks import Networks, Passage
-from glc.runtime.spatial_walk import PartPrior, SymbolCoder, walk
+from glc.runtime.networks import Networks
+from glc.runtime.spatial_walk import PartPrior, SymbolCoder
 from glc.runtime.symbol_coders import PayloadCoder
 
 BUNDLE, STREAMS, FACTS = "tiny.glcb", "streams", "streams.json"
@@ -156,7 +156,7 @@ class Reader:
         payload = PayloadEncoder(self._models)
         payload.put_indices(z_indices, entries)
         with self._networks.passage() as passage:
-            _walk(passage, z_indices, _InventedCoder(payload, self._models, random))
+            passage.walk(passage.hyper_prior(z_indices[None]), _InventedCoder(payload, self._models, random))
         like = inspect(self.codec.encode(np.zeros((1, 1, 3), np.uint8)))
         return write_stream(header, payload.finish(), like.arithmetic, like.identity, "file")
 
@@ -171,22 +171,12 @@ class Reader:
         z_indices = decoder.get_indices(self._hyper_size(info.header), self._bundle.manifest.config.codebook_entries)
         with self._networks.passage() as passage:
             coder = _HashedCoder(PayloadCoder(decoder, passage.fetch), z_indices)
-            _walk(passage, z_indices, coder)
+            passage.walk(passage.hyper_prior(z_indices[None]), coder)
         return coder.digest.hexdigest()
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         cell = 4 * self._bundle.manifest.config.downsampling
         return -(-header.height // cell), -(-header.width // cell)
-
-
-def _walk(passage: Passage, z_indices: NDArray[np.int32], coder: SymbolCoder) -> None:
-    prior = passage.hyper_prior(z_indices[None])
-    walk(
-        prior.first,
-        lambda part, y_hat: passage.spatial_prior(part, y_hat, prior.context),
-        coder,
-        passage.steps.assemble,
-    )
 
 
 def make_bundle(path: Path) -> None:
