@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from glc.bench.app import BundleOption, app
 from glc.bench.half_emulation import emulated
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
-from glc.engines import Array, Engine, HostLoader, StageListener, Tensor, Workspace
+from glc.bench.tapped import TappedLoader
 from glc.engines.ort import OrtLoader
 from glc.errors import BundleError
 from glc.export.exact_calibration import central_crop
 from glc.export.targets import IMAGE_GRAPHS, target_graph
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
+from glc.runtime.demo import psnr_db
 from glc.runtime.images import read_image
 
 
@@ -53,32 +49,6 @@ class HalfRow:
         return self.half_bytes / self.float_bytes - 1
 
 
-class TappedLoader(HostLoader):
-    """ONNX Runtime, with some graphs in place of others; keeps what the coder fetches."""
-
-    def __init__(self, inner: OrtLoader, replaced: Mapping[str, bytes]) -> None:
-        """Prepare.
-
-        Args:
-            inner: loads.
-            replaced: SHA-256 of a graph -> what to load instead.
-        """
-        self._inner, self._replaced = inner, replaced
-        self.name, self.fingerprint = inner.name, inner.fingerprint
-        self.fetched: dict[str, Array] = {}
-        """What the coder fetched last."""
-
-    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
-        """See `EngineLoader.load`."""
-        return self._inner.load(self._replaced.get(hashlib.sha256(graph).hexdigest(), graph), exact=exact)
-
-    @contextlib.contextmanager
-    def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
-        """See `EngineLoader.workspace`."""
-        with super().workspace(on_stage) as workspace:
-            yield _Tap(workspace, self.fetched)
-
-
 def half_loader(bundle: Bundle, threads: int | None = None) -> TappedLoader:
     """ONNX Runtime with the float16 image graphs of a target, emulated; unoptimised, so that no rounding is left out.
 
@@ -89,20 +59,6 @@ def half_loader(bundle: Bundle, threads: int | None = None) -> TappedLoader:
         bundle.manifest.graphs[name].file.sha256: emulated(target_graph(bundle, name, "f16")) for name in IMAGE_GRAPHS
     }
     return TappedLoader(OrtLoader(threads, optimise=False), halves)
-
-
-class _Tap:
-    """A workspace that keeps what is fetched."""
-
-    def __init__(self, inner: Workspace, kept: dict[str, Array]) -> None:
-        self._inner, self._kept = inner, kept
-        self.run, self.store = inner.run, inner.store
-
-    def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-        found = self._inner.fetch(tensors)
-        self._kept.clear()
-        self._kept.update(found)
-        return found
 
 
 def measure_half(
@@ -143,15 +99,10 @@ def measure_half(
                         indices_changed=int((expected["z_indices"] != half.fetched["z_indices"]).sum()),
                         float_bytes=len(data),
                         half_bytes=half_bytes,
-                        synthesis_psnr_db=_psnr(in_float.decode(data), in_half.decode(data)),
+                        synthesis_psnr_db=psnr_db(in_float.decode(data), in_half.decode(data)),
                     )
                 )
     return rows
-
-
-def _psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    error = float(np.mean(np.square(a.astype(np.float64) - b)))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 @app.command()

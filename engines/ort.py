@@ -29,7 +29,12 @@ try:
 except ImportError as error:
     raise EngineUnavailable("engine onnxruntime is not installed; run: pip install 'glc-deploy[cpu]'") from error
 
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+}
 _CPU_PROVIDER = "CPUExecutionProvider"
 
 DEVICE_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}

@@ -24,7 +24,7 @@ from glc.engines.ov_upsampling import merge_upsampling
 _DEVICE = "CPU"
 _MOST_STREAMS = 8
 """Each takes time to set up and memory."""
-_DTYPES = {"f32": "float32", "u8": "uint8", "i32": "int32"}
+_DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """Precision -> what the processor must be capable of; OpenVINO would take another one in silence."""
 

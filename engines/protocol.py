@@ -38,7 +38,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """`float32`, `uint8` or `int32`."""
+    """`float32`, `float16`, `uint8` or `int32`."""
     shape: tuple[int | None, ...]
     """One entry an axis; None where any size will do."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, engine_loader
+from glc.engines import Array, Engine, engine_loader
 from glc.export.bundle_files import BundleFiles, Container, require_replaceable
 from glc.export.conformance import conformance_cases
 from glc.export.exact_graphs import exact_graphs
@@ -22,9 +22,10 @@ from glc.export.exact_report import RoundingReport, rounding_report
 from glc.export.graphs import GraphSource, float_graphs, interpolated_row
 from glc.export.model import GlcModel
 from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
-from glc.export.parity import Difference, compare, expected_runs, parity_sizes, test_image
+from glc.export.parity import Difference, compare, compare_tiles, expected_runs, parity_sizes, test_image
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.export.step_graphs import step_graphs
+from glc.export.tile_graphs import can_be_tiled, tile_graphs
 from glc.runtime.bundle import MANIFEST, Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
 from glc.runtime.conformance import require_conformance
@@ -33,6 +34,7 @@ from glc.runtime.files import staged
 from glc.runtime.images import read_image
 from glc.runtime.manifest import ArithmeticName, CodecConfig, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
+from glc.runtime.tile_layout import read_layout
 
 _TABLES = "tables.npz"
 _CONFORMANCE = "conformance.npz"
@@ -40,8 +42,8 @@ _DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior
 """Tensors that decide what a payload means; all others may change without touching a stream."""
 
 
-EXPORT_STEPS = 10
-"""Calls of `on_step` at most: calibration, report, torch at three sizes, six graphs, the manifest."""
+EXPORT_STEPS = 11
+"""Calls of `on_step` at most: calibration, report, torch at three sizes, six graphs, tiles, the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def export_bundle(
     arithmetic: ArithmeticName = "exact",
     calibrate: Sequence[NDArray[np.uint8]] | None = None,
     container: Container = "directory",
+    tiles: bool = True,
     on_step: Callable[[str], None] = lambda _: None,
     on_graph: Callable[[GraphReport], None] = lambda _: None,
     on_rounding: Callable[[RoundingReport], None] | None = None,
@@ -77,6 +80,8 @@ def export_bundle(
         calibrate: (H, W, 3) uint8 each, whose middle chooses the ranges of exact arithmetic; the packaged photographs
             by default.
         container: a directory, or the same files in one zip.
+        tiles: whether to write graphs for images in tiles, which a limit on memory needs; they weigh as much as
+            analysis and synthesis together.
         on_step: called with a description before each step.
         on_graph: called with the result of each graph.
         on_rounding: called with what exact arithmetic does to the rate of the images; not measured without.
@@ -124,6 +129,10 @@ def export_bundle(
             on_graph(report)
         for name, data in step_graphs(model.config.latent_channels).items():
             graphs[name] = GraphEntry(writer.add(f"graphs/{name}.onnx", data), 0, *tensor_specs(data))
+        tile_entries: dict[str, GraphEntry] = {}
+        if tiles and can_be_tiled(model.config):
+            on_step("export tiles")
+            tile_entries = _export_tiles(model, runs[-1], writer)
         on_step("write manifest")
         manifest = Manifest(
             model_id=model_id(model, table, priors),
@@ -131,16 +140,11 @@ def export_bundle(
             label=label,
             arithmetic=arithmetic,
             parameters=sum(tensor.numel() for tensor in model.parameters()),
-            config=CodecConfig(
-                latent_channels=model.config.latent_channels,
-                downsampling=model.config.downsampling,
-                codebook_entries=model.config.codebook_entries,
-                qualities=model.config.qualities,
-                attention_patch=model.config.attention_patch,
-            ),
+            config=_codec_config(model),
             graphs=graphs,
             tables=writer.add(_TABLES, _tables(model, table)),
             conformance=writer.add(_CONFORMANCE, _conformance(cases)) if cases else None,
+            tiles=tile_entries,
             producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
         )
         writer.add(MANIFEST, manifest.to_json().encode())
@@ -191,6 +195,33 @@ def _export_graph(
     inputs, outputs = tensor_specs(data)
     file = writer.add(f"graphs/{source.name}.onnx", data)
     return GraphEntry(file, parameters, inputs, outputs), GraphReport(source.name, parameters, len(data), difference)
+
+
+def _export_tiles(
+    model: GlcModel, runs: Mapping[str, tuple[dict[str, Array], dict[str, Array]]], writer: BundleFiles
+) -> dict[str, GraphEntry]:
+    """Write the tile graphs, which together must compute what torch does of an image in several strips."""
+    loader = engine_loader("onnxruntime")
+    engines: dict[str, Engine] = {}
+    entries: dict[str, GraphEntry] = {}
+    for name, data in tile_graphs(model):
+        engines[name] = loader.load(data)
+        entries[name] = GraphEntry(writer.add(f"tiles/{name}.onnx", data), weight_count(data), *tensor_specs(data))
+    compare_tiles(engines, read_layout(entries, _codec_config(model)), runs)
+    for engine in engines.values():
+        engine.close()
+    return entries
+
+
+def _codec_config(model: GlcModel) -> CodecConfig:
+    config = model.config
+    return CodecConfig(
+        latent_channels=config.latent_channels,
+        downsampling=config.downsampling,
+        codebook_entries=config.codebook_entries,
+        qualities=config.qualities,
+        attention_patch=config.attention_patch,
+    )
 
 
 def _tables(model: GlcModel, table: ScaleTable) -> bytes:

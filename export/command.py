@@ -17,7 +17,9 @@ from glc.engines import trt_sdk
 from glc.engines.cuda import device_capability
 from glc.engines.trt_builder import builder_for
 from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
+from glc.export.config import GLOBAL_ATTENTION
 from glc.export.exact_report import RoundingReport
+from glc.export.model import with_attention_patch
 from glc.export.model_options import CheckpointOption, SeedOption, SyntheticOption, chosen_model
 from glc.export.targets import EngineReport, ImageSizes, compile_target
 from glc.runtime.bundle import Bundle
@@ -84,6 +86,18 @@ def export(
     container: Annotated[
         _Container, typer.Option("--container", help="Write a directory, or the same files in one zip.")
     ] = _Container.DIRECTORY,
+    tiles: Annotated[
+        bool,
+        typer.Option("--tiles/--no-tiles", help="Write graphs for images in tiles too, which a limit on memory needs."),
+    ] = True,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            "--attention-patch",
+            help="Side of the attention's patches in latent positions, or `global`; as published 32.",
+            show_default=False,
+        ),
+    ] = None,
     existing: Annotated[
         Path | None,
         typer.Option("--bundle", help="Bundle to compile for --target, in place of an export.", show_default=False),
@@ -114,6 +128,7 @@ def export(
     With --target sm80 its graphs are also compiled for an A100. To compile a bundle that is there already:
     glc-export --bundle model.glcb --target sm80.
     """
+    attention_patch = None if patch is None else _parsed_patch(patch)
     sizes = ImageSizes(parsed_size(typical), parsed_size(largest))
     if any(t > most for t, most in zip(sizes.typical, sizes.largest, strict=True)):
         raise typer.BadParameter(f"--typical {typical} is larger than --largest {largest}")
@@ -146,6 +161,8 @@ def export(
             progress.update(task, description=description, advance=1)
 
         model, origin = chosen_model(checkpoint, synthetic, seed)
+        if attention_patch is not None:
+            model = with_attention_patch(model, attention_patch)
         bundle = export_bundle(
             model,
             output,
@@ -153,6 +170,7 @@ def export(
             arithmetic=arithmetic.value,
             calibrate=images,
             container=container.value,
+            tiles=tiles,
             on_step=on_step,
             on_graph=graphs.append,
             on_rounding=rounding.append,
@@ -171,6 +189,14 @@ def export(
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")
     if targets:
         _compile(output, targets, library, precision, sizes)
+
+
+def _parsed_patch(text: str) -> int:
+    if text == "global":
+        return GLOBAL_ATTENTION
+    if not text.isdecimal() or not 1 <= int(text) <= GLOBAL_ATTENTION:
+        raise typer.BadParameter(f"--attention-patch is {text!r}; expected latent positions, such as 32, or global")
+    return int(text)
 
 
 def _compile(

@@ -14,6 +14,13 @@ GROUPS = 32
 """Groups of every GroupNorm."""
 
 
+GLOBAL_ATTENTION = 1 << 20
+"""Side of an attention patch that no latent reaches: attention over the whole latent."""
+
+_LARGEST_EXAMPLE = 64
+"""Latents larger than this are not computed at export."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Everything that tells one GLC model from another."""
@@ -40,6 +47,12 @@ class ModelConfig:
     """Whether 1x1 convolutions stand between auto-encoder and transform coding."""
     attention_patch: int = 32
     """Side of an attention patch in latent positions; no shape tells it."""
+
+    @property
+    def ragged_latent(self) -> tuple[int, int]:
+        """Height and width of a latent of more than one attention patch and no whole number of them."""
+        patch = min(self.attention_patch, _LARGEST_EXAMPLE)
+        return patch + 4, patch + 8
 
     @property
     def downsampling(self) -> int:

@@ -185,9 +185,8 @@ def float_graphs(model: GlcModel, grid: ScaleGrid) -> tuple[GraphSource, ...]:
 def bundle_graphs(model: GlcModel, hyper: nn.Module, spatial: Sequence[nn.Module]) -> tuple[GraphSource, ...]:
     """All graphs of a bundle around given modules for `hyper_prior` and `spatial_prior_1..3`."""
     n, f = model.config.latent_channels, model.config.downsampling
-    # More than one attention patch both ways and no whole number of them: a smaller example lets the exporter
-    # assume that there is one patch only.
-    rows, columns = model.config.attention_patch + 4, model.config.attention_patch + 8
+    # A smaller example lets the exporter assume that there is one attention patch only.
+    rows, columns = model.config.ragged_latent
     image = GraphInput("image", torch.zeros((1, rows * f, columns * f, 3), dtype=torch.uint8), (1, 2))
     indices = GraphInput("z_indices", torch.zeros((1, rows // 4, columns // 4), dtype=torch.int32), (1, 2))
     q_row = GraphInput("q_row", torch.ones((1, n, 1, 1)))

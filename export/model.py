@@ -6,6 +6,9 @@ z indices -> hyper_dec -> y_prior_fusion -> params -> four parts -> y_hat -> dec
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from glc.export.autoencoder import AutoEncoder
@@ -47,3 +50,14 @@ class GlcModel(nn.Module):
     def spatial_adaptors(self) -> tuple[DepthConvBlock, DepthConvBlock, DepthConvBlock]:
         """Adaptors of parts 1, 2 and 3."""
         return self.y_spatial_prior_adaptor_1, self.y_spatial_prior_adaptor_2, self.y_spatial_prior_adaptor_3
+
+
+def with_attention_patch(model: GlcModel, patch: int) -> GlcModel:
+    """The same weights with another side of attention patches, in latent positions; `GLOBAL_ATTENTION` for one patch.
+
+    Decoders must use the patch of the encoder's model: it changes the image, though not what the payload means.
+    """
+    with torch.device("meta"):
+        changed = GlcModel(replace(model.config, attention_patch=patch))
+    changed.load_state_dict(model.state_dict(), assign=True)
+    return changed.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ _DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.FLOAT16: "float16",
 }
 
 
@@ -76,11 +78,26 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
             raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {error}") from error
         if program is None:
             raise ExportError("torch.onnx.export returned no program; torch 2.9 or newer is needed")
-    model = program.model_proto  # made anew at every access
-    _store_in_half(model.graph)
-    data = _without_origins(model)
+    data = serialised(program.model_proto)
     require_free_axes(data, inputs)
     return data
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """A graph as it is written to a file: weights in 16 bits where that loses nothing, no notes of its making.
+
+    Args:
+        model: changed in place.
+    """
+    _store_in_half(model.graph)
+    return _without_origins(model)
+
+
+def onnx_value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    """A value whose free axes bear names; equal names would promise equal sizes, of which there are none to promise."""
+    axes = [f"{spec.name}_{axis}" if size is None else size for axis, size in enumerate(spec.shape)]
+    kind = next(kind for kind, dtype in _DTYPES.items() if dtype == spec.dtype)
+    return onnx.helper.make_tensor_value_info(spec.name, kind, axes)
 
 
 def tensor_specs(data: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from glc.engines import Array, Engine
 from glc.errors import GraphMismatch
 from glc.export.config import ModelConfig
 from glc.export.graphs import GraphSource
+from glc.runtime.tile_layout import TileLayout
+from glc.runtime.tile_plan import Kept, TilePlan
+from glc.runtime.tiled_transforms import TiledTransforms
 
 _RELATIVE_TOLERANCE = 1e-3
 """Largest difference of a float output, as a part of its largest magnitude."""
@@ -21,6 +24,8 @@ _CHANGED_PIXELS = 1e-2
 """Part of the pixel values that may change by one: x_hat itself agrees to 5e-4, a tenth of a step (GLC.md)."""
 _CHANGED_INDICES = 1e-3
 """Part of the scale indices (by one) and codebook indices that may change, where a value lies on a boundary."""
+_STRIP_BYTES = 1 << 20
+"""Of a strip: a few rows of the finest level, so that each level has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,8 @@ class Difference:
 
 def parity_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
     """Three image sizes (height, width): one pixel, odd, and ragged attention patches both ways."""
-    f, patch = config.downsampling, config.attention_patch
-    return (1, 1), (5 * f + 3, 9 * f - 1), ((patch + 1) * f + 1, (patch + 2) * f)
+    f, (rows, columns) = config.downsampling, config.ragged_latent
+    return (1, 1), (5 * f + 3, 9 * f - 1), ((rows - 3) * f + 1, (columns - 6) * f)
 
 
 def test_image(height: int, width: int) -> NDArray[np.uint8]:
@@ -92,9 +97,43 @@ def compare(
     Raises:
         GraphMismatch: an output differs by more than the tolerance.
     """
+    return _compared(name, [(feeds, engine.run(feeds), expected) for feeds, expected in runs], exact=exact)
+
+
+def compare_tiles(
+    engines: Mapping[str, Engine],
+    layout: TileLayout,
+    runs: Mapping[str, tuple[dict[str, Array], dict[str, Array]]],
+) -> None:
+    """Put analysis and synthesis together out of their tile graphs, in strips of a few rows, and compare with torch.
+
+    Args:
+        engines: of every tile graph.
+        layout: of them.
+        runs: feeds and results of `analysis` and `synthesis` for one image.
+
+    Raises:
+        GraphMismatch: an output differs by more than the tolerance.
+    """
+    plan = TilePlan((Kept.ALL,) * len(layout.analysis), "float32", _STRIP_BYTES)
+    tiled = TiledTransforms(layout, plan, lambda graph, feeds: engines[graph].run(feeds), lambda: None, None)
+    feeds, expected = runs["analysis"]
+    factor = 1 << len(layout.analysis)
+    height, width = (factor * side for side in expected["y"].shape[2:])
+    y, z_indices = tiled.analysis(feeds["image"], feeds["q_row"], height, width)
+    _compared("analysis in tiles", [(feeds, {"y": y, "z_indices": z_indices}, expected)], exact=False)
+    feeds, expected = runs["synthesis"]
+    image = np.empty_like(expected["image"])
+    tiled.synthesis(feeds["y_hat"], feeds["q_row"], image)
+    _compared("synthesis in tiles", [(feeds, {"image": image}, expected)], exact=False)
+
+
+def _compared(
+    name: str, runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]]], *, exact: bool
+) -> Difference:
+    """Compare feeds, found and expected results of several runs."""
     largest, floats, changed, integers = 0.0, 0, 0, 0
-    for feeds, expected in runs:
-        found = engine.run(feeds)
+    for feeds, found, expected in runs:
         for output, want in expected.items():
             got = found[output]
             where = f"graph {name}, output {output}, inputs {[list(f.shape) for f in feeds.values()]}"

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from glc.engines import TensorSpec
-from glc.export.onnx_graph import OPSET
+from glc.export.onnx_graph import OPSET, onnx_value
 from glc.runtime.entropy import MAX_SYMBOL
 from glc.runtime.signatures import Signature, step_signatures
 from glc.runtime.spatial_walk import PART_OFFSETS, PARTS
 
 _QUARTERS = range(4)
-_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
 
 def step_graphs(latent_channels: int) -> Mapping[str, bytes]:
@@ -37,7 +35,7 @@ def _graph(name: str, signature: Signature) -> bytes:
             nodes = [helper.make_node("Mul", ["y_hat", "quant_step"], ["latent"])]
     constants = [helper.make_tensor("limit", TensorProto.FLOAT, [], [float(MAX_SYMBOL)])] if name == "quantise" else []
     graph = helper.make_graph(
-        nodes, name, [_value(s) for s in signature.inputs], [_value(s) for s in signature.outputs], constants
+        nodes, name, [onnx_value(s) for s in signature.inputs], [onnx_value(s) for s in signature.outputs], constants
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
@@ -97,9 +95,3 @@ def _position(part: int, quarter: int) -> int:
 
 def _piece(position: int, quarter: int) -> str:
     return f"position_{position}_quarter_{quarter}"
-
-
-def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
-    """A value whose free axes bear names; equal names would promise equal sizes, of which there are none to promise."""
-    axes = [f"{spec.name}_{axis}" if size is None else size for axis, size in enumerate(spec.shape)]
-    return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], axes)

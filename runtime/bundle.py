@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import TargetKey
-from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew, TargetMissing
+from glc.errors import BundleAltered, BundleInvalid, BundleNotFound, BundleTooNew, TargetMissing, TilesMissing
 from glc.runtime.files import read_at_most
 from glc.runtime.manifest import FileEntry, GraphEntry, Manifest
 from glc.runtime.messages import one_line
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.signatures import EXACT_GRAPHS, signatures, step_signatures
+from glc.runtime.tile_layout import TileLayout, read_layout
 
 MANIFEST = "manifest.json"
 
@@ -91,7 +92,7 @@ class Bundle:
             BundleAltered: the file is missing or changed.
             TargetMissing: nothing in the bundle was compiled for the target, or the graph was not.
         """
-        entry = self.manifest.graphs.get(name)
+        entry = self.manifest.graphs.get(name) or self.manifest.tiles.get(name)
         if entry is None:
             raise TargetMissing(
                 f"{self.path} has no graph {name}, which engines on a device need: it is of an older version; "
@@ -122,6 +123,22 @@ class Bundle:
         """
         if target is not None:
             self._engines(target)
+
+    def tile_layout(self) -> TileLayout:
+        """What the tile graphs compute, which images are put together from where memory is limited.
+
+        Raises:
+            TilesMissing: there are none.
+            BundleInvalid: they do not fit together.
+        """
+        if not self.manifest.tiles:
+            raise TilesMissing(
+                f"{self.path} has no tile graphs, which a limit on memory needs: export it again, without --no-tiles"
+            )
+        try:
+            return read_layout(self.manifest.tiles, self.manifest.config)
+        except BundleInvalid as error:
+            raise BundleInvalid(f"{self.path}: {error}") from error
 
     def tables(self) -> Tables:
         """Read tables.npz.

@@ -43,6 +43,7 @@ from glc.runtime.bitstream import (
     read_stream,
     write_stream,
 )
+from glc.runtime.bounded_networks import BoundedNetworks
 from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
 from glc.runtime.engine_choice import AUTO, loaders, named_engine
@@ -52,6 +53,8 @@ from glc.runtime.messages import one_line
 from glc.runtime.networks import Networks, Passage, interpolated_row
 from glc.runtime.signatures import EXACT_GRAPHS
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
+from glc.runtime.tile_plan import TilePlan
+from glc.runtime.tiled_transforms import Progress
 
 Image = NDArray[np.uint8]
 
@@ -84,7 +87,9 @@ class Codec:
         loader: EngineLoader,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        memory_limit_bytes: int | None = None,
         on_stage: StageListener | None = None,
+        on_progress: Progress | None = None,
     ) -> None:
         """`Codec.open` does this for a path and an engine's name.
 
@@ -92,7 +97,9 @@ class Codec:
             bundle: an open bundle.
             loader: what runs the graphs.
             max_pixels: limit on width times height, in both directions.
+            memory_limit_bytes: as in `open`.
             on_stage: called with each stage's name and duration in milliseconds.
+            on_progress: as in `open`.
         """
         self.bundle = bundle
         self._loader = loader
@@ -100,7 +107,11 @@ class Codec:
         self._tables = bundle.tables()
         self._models = SymbolModels(self._tables.scales)
         self._arithmetic, self._identity = _identity(bundle, loader)
-        self._networks = Networks(bundle, loader, on_stage)
+        self._networks = (
+            Networks(bundle, loader, on_stage)
+            if memory_limit_bytes is None
+            else BoundedNetworks(bundle, loader, on_stage, memory_limit_bytes, on_progress)
+        )
 
     @classmethod
     def open(
@@ -111,7 +122,9 @@ class Codec:
         threads: int | None = None,
         precision: str | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        memory_limit_bytes: int | None = None,
         on_stage: StageListener | None = None,
+        on_progress: Progress | None = None,
     ) -> Codec:
         """Open a bundle.
 
@@ -123,17 +136,27 @@ class Codec:
             threads: CPU threads for one run; None takes all that this process may use.
             precision: "f32", or "f16" or "bf16" where engine and processor can; exact graphs stay exact.
             max_pixels: limit on width times height, in both directions.
+            memory_limit_bytes: of this process's resident memory, all that it holds included; larger images are then
+                computed in tiles, which gives the same within rounding, and images pass one at a time. None: no limit.
             on_stage: called with each stage's name and duration in milliseconds.
+            on_progress: called with the share, 0 to 1, of an analysis or synthesis in tiles that is done.
 
         Raises:
-            BundleError: the bundle is missing, malformed, too new or altered.
+            BundleError: the bundle is missing, malformed, too new or altered, or has no tile graphs for a limit.
             EngineUnavailable: the engine is unknown, not installed, or cannot compute in this precision here.
         """
         opened = Bundle.open(default_bundle() if bundle is None else bundle)
         named = named_engine(engine)
         refused: list[str] = []
         for loader in loaders(opened, named, threads, precision):
-            codec = cls(opened, loader, max_pixels=max_pixels, on_stage=on_stage)
+            codec = cls(
+                opened,
+                loader,
+                max_pixels=max_pixels,
+                memory_limit_bytes=memory_limit_bytes,
+                on_stage=on_stage,
+                on_progress=on_progress,
+            )
             if named != AUTO:
                 return codec
             try:
@@ -154,6 +177,11 @@ class Codec:
     def engine(self) -> str:
         """The engine with its version, precision, threads and processor."""
         return self._loader.fingerprint
+
+    @property
+    def tile_plan(self) -> TilePlan | None:
+        """How the last image that did not fit into the limit on memory was computed; None before there is one."""
+        return self._networks.plan if isinstance(self._networks, BoundedNetworks) else None
 
     def encode(self, image: Image | SupportsDevice, quality: float = 1, *, form: Form = "file") -> bytes:
         """Encode one image.
@@ -400,7 +428,7 @@ class Codec:
 
     def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
         """Write the image into `out` (1, H, W, 3)."""
-        passage.store(passage.synthesis(latent, interpolated_row(self._tables.q_dec, header.quality_units)), out)
+        passage.synthesise(latent, interpolated_row(self._tables.q_dec, header.quality_units), out)
 
     def _hyper_size(self, header: Header) -> tuple[int, int]:
         multiple = 4 * self.bundle.manifest.config.downsampling

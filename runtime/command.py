@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from glc.runtime.default_model import BUNDLE_VARIABLE, packaged_photos
 from glc.runtime.engine_choice import ENGINE_VARIABLE
 from glc.runtime.files import require_place
 from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
-from glc.runtime.terminal import new_app, run
+from glc.runtime.terminal import new_app, parsed_bytes, progress_bar, run
 
 app = new_app("GLC: images below 0.04 bits per pixel.")
 
@@ -46,6 +47,16 @@ Precision = Annotated[
     str | None, typer.Option("--precision", help="f32, or f16 or bf16 where engine and processor can.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory",
+        parser=parsed_bytes,
+        metavar="BYTES",
+        help="Most memory that this process may hold, such as 4G; larger images are computed in tiles.",
+        show_default=False,
+    ),
+]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images.")]
 Bare = Annotated[bool, typer.Option("--bare", help="Without signature, model id and checksum, for other containers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -78,12 +89,13 @@ def encode(
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    max_memory: MaxMemory = None,
     bare: Bare = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
     _require_output(destination)
-    with _open(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
         image = read_image(source, max_pixels)
@@ -107,6 +119,7 @@ def decode(
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    max_memory: MaxMemory = None,
     bare: Bare = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Show what a cut stream holds, and say how much that is.")
@@ -115,7 +128,7 @@ def decode(
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with _open(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
         if allow_partial:
             partial = codec.decode_partial(data, form=_form(bare))
             _logger.info("%s: %.1f %% of the symbols were there", source, 100 * partial.symbols)
@@ -134,12 +147,13 @@ def preview(
     threads: Threads = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    max_memory: MaxMemory = None,
     bare: Bare = False,
 ) -> None:
     """Decode from the z indices alone; works on a stream that was cut behind them."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with _open(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
         image = codec.preview(data, form=_form(bare))
     write_bytes(destination, encode_image(image, destination))
 
@@ -200,15 +214,32 @@ def main() -> None:
     run(app, "glc")
 
 
+@contextlib.contextmanager
 def _open(
-    bundle: Path | None, engine: str | None, threads: int | None, precision: str | None, max_pixels: int
-) -> Codec:
+    bundle: Path | None,
+    engine: str | None,
+    threads: int | None,
+    precision: str | None,
+    max_pixels: int,
+    max_memory: int | None,
+) -> Iterator[Codec]:
     if precision is not None and precision not in PRECISIONS:
         raise typer.BadParameter(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    codec = Codec.open(bundle, engine=engine, threads=threads, precision=precision, max_pixels=max_pixels)
-    if bundle is None:
-        _logger.info("no bundle given: %s", codec.bundle.manifest.label)
-    return codec
+    with (
+        progress_bar("in tiles") as on_progress,
+        Codec.open(
+            bundle,
+            engine=engine,
+            threads=threads,
+            precision=precision,
+            max_pixels=max_pixels,
+            memory_limit_bytes=max_memory,
+            on_progress=on_progress,
+        ) as codec,
+    ):
+        if bundle is None:
+            _logger.info("no bundle given: %s", codec.bundle.manifest.label)
+        yield codec
 
 
 def _form(bare: bool) -> Form:
@@ -275,6 +306,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "parameters": manifest.parameters,
         "bytes": sum(entry.size_bytes for entry in manifest.files()),
         "graphs": list(manifest.graphs),
+        "tiles": len(manifest.tiles),
         "targets": [str(target.key) for target in manifest.targets.values()],
         "producers": dict(manifest.producers),
     }

@@ -102,7 +102,7 @@ def run_demo(
                 data = codec.encode(pixels, quality)
                 decoded = codec.decode(data)
                 stage_ms = [f"{sum(times[s] for s in stages):.1f}" for stages in _STAGES.values()]
-                bpp, psnr = inspect(data).bpp, _psnr(pixels, decoded)
+                bpp, psnr = inspect(data).bpp, psnr_db(pixels, decoded)
                 if quality == 0:
                     tiles.append(_Tile(codec.preview(data), "preview\nfrom the z indices of quality 0"))
                 tiles.append(_Tile(decoded, f"quality {quality}\n{len(data)} bytes, {bpp:.4f} bpp, {psnr:.1f} dB"))
@@ -124,7 +124,7 @@ def _jpeg_points(pixels: NDArray[np.uint8]) -> list[tuple[float, float]]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True)
         with Image.open(buffer) as decoded:
-            psnr = _psnr(pixels, np.asarray(decoded))
+            psnr = psnr_db(pixels, np.asarray(decoded))
         points.append((8 * len(buffer.getvalue()) / (pixels.shape[0] * pixels.shape[1]), psnr))
     return points
 
@@ -147,7 +147,8 @@ def _plot(curves: list[_Curve], label: str) -> bytes:
     return buffer.getvalue()
 
 
-def _psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
+def psnr_db(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
+    """PSNR of one image to another, in decibels; infinite where they are equal."""
     error = float(np.mean((original.astype(np.float64) - decoded) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 

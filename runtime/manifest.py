@@ -20,7 +20,7 @@ FORMAT = "glc-bundle"
 
 ArithmeticName = Literal["exact", "float"]
 
-DTYPES = ("float32", "uint8", "int32")
+DTYPES = ("float32", "float16", "uint8", "int32")
 
 _KEY = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -100,10 +100,12 @@ class Manifest:
     """Software -> version that wrote the bundle."""
     targets: Mapping[str, CompiledTarget] = field(default_factory=dict)
     """Name -> engines; a bundle works without any."""
+    tiles: Mapping[str, GraphEntry] = field(default_factory=dict)
+    """Tile graph name -> entry; without any, images are computed in one piece."""
 
     def files(self) -> Iterator[FileEntry]:
         """Every file but the manifest."""
-        yield from (graph.file for graph in self.graphs.values())
+        yield from (graph.file for graph in (*self.graphs.values(), *self.tiles.values()))
         yield self.tables
         if self.conformance is not None:
             yield self.conformance
@@ -115,8 +117,9 @@ class Manifest:
         document = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
         if self.conformance is None:
             del document["conformance"]
-        if not self.targets:
-            del document["targets"]
+        for name in ("targets", "tiles"):
+            if not document[name]:
+                del document[name]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -142,7 +145,6 @@ class Manifest:
         arithmetic = root.take("arithmetic", str)
         if arithmetic not in ("exact", "float"):
             raise BundleInvalid(f"manifest.json: arithmetic is {shown(arithmetic)}; expected 'exact' or 'float'")
-        graphs = root.fields("graphs")
         return cls(
             model_id=root.matching("model_id", _SHA256),
             checkpoint_id=root.matching("checkpoint_id", _SHA256),
@@ -150,10 +152,11 @@ class Manifest:
             arithmetic=arithmetic,
             parameters=root.positive("parameters", 1 << 40),
             config=_config(root.fields("config")),
-            graphs={name: _graph(graphs.fields(name)) for name in graphs.names()},
+            graphs=_graphs(root, "graphs"),
             tables=_file(root.fields("tables")),
             conformance=_file(root.fields("conformance")) if arithmetic == "exact" else None,
             targets=_targets(root),
+            tiles=_graphs(root, "tiles") if "tiles" in root.names() else {},
             producers={name: root.fields("producers").take(name, str) for name in root.fields("producers").names()},
         )
 
@@ -222,6 +225,11 @@ def _file(fields: _Fields) -> FileEntry:
         fields.matching("sha256", _SHA256),
         fields.positive("size_bytes", 1 << 40),
     )
+
+
+def _graphs(root: _Fields, member: str) -> dict[str, GraphEntry]:
+    graphs = root.fields(member)
+    return {name: _graph(graphs.fields(name)) for name in graphs.names()}
 
 
 def _graph(fields: _Fields) -> GraphEntry:

@@ -67,8 +67,12 @@ class Networks:
 
     def close(self) -> None:
         """Free the loaded graphs."""
+        self._closed = True
+        self.unload()
+
+    def unload(self) -> None:
+        """Free the loaded graphs; they load again when they are needed."""
         with self._loading:
-            self._closed = True
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
@@ -94,6 +98,16 @@ class Networks:
                 with self.stage(f"load_{graph}"):
                     self._engines[graph] = self._load(graph)
             return self._engines[graph]
+
+    def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a graph on arrays, as part of a longer stage.
+
+        Raises:
+            EngineFailed: as `Engine.run`; the message names the graph.
+        """
+        engine = self.engine(graph)
+        with _naming(graph):
+            return engine.run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
 
     def _load(self, graph: str) -> Engine:
         entry, content = self.bundle.graph(graph, self._loader.target)
@@ -157,11 +171,12 @@ class Passage:
             self.steps.assemble,
         )
 
-    def synthesis(self, y_hat: Tensor, q_row: Latent) -> Tensor:
-        """y_hat (1, N, h, w) and row (N,) of q_dec to an image (1, f h, f w, 3), padding included."""
+    def synthesise(self, y_hat: Tensor, q_row: Latent, out: Tensor) -> None:
+        """Write the image of y_hat (1, N, h, w) and row (N,) of q_dec into `out` (1, H, W, 3), without its padding."""
         factor = self._networks.bundle.manifest.config.downsampling
         shape = (1, factor * y_hat.shape[2], factor * y_hat.shape[3], 3)
-        return self.run("synthesis", {"y_hat": y_hat, "q_row": q_row.reshape(1, -1, 1, 1)}, {"image": shape})["image"]
+        feeds = {"y_hat": y_hat, "q_row": q_row.reshape(1, -1, 1, 1)}
+        self._workspace.store(self.run("synthesis", feeds, {"image": shape})["image"], out)
 
     def run(self, graph: str, feeds: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Run a graph; an SDK lets it give other shapes than it declares, so they are compared with the right ones."""
@@ -180,10 +195,6 @@ class Passage:
     def fetch(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
         """Bring tensors to the CPU; see `Workspace.fetch`."""
         return self._workspace.fetch(tensors)
-
-    def store(self, image: Tensor, out: Tensor) -> None:
-        """Write the top left of an image; see `Workspace.store`."""
-        self._workspace.store(image, out)
 
     def _latent(self, rows: int, columns: int) -> tuple[int, ...]:
         return 1, self._networks.bundle.manifest.config.latent_channels, rows, columns

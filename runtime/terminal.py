@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from glc.errors import GlcError
 
@@ -76,3 +80,26 @@ def parsed_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise typer.BadParameter(f"a size is {text!r}; expected height x width, such as 512x768")
     return int(height), int(width)
+
+
+def parsed_bytes(text: str) -> int:
+    """Bytes of an option such as 4G, 1.5G, 800M or 1000000; K, M and G are powers of 1024.
+
+    Raises:
+        typer.BadParameter: it is no number of bytes.
+    """
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
+    size = int(float(found[1]) * 1024 ** " KMG".index(found[2].upper() or " ")) if found else 0
+    if size < 1:
+        raise typer.BadParameter(f"an amount of memory is {text!r}; expected bytes, such as 4G or 800M")
+    return size
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[float], None]]:
+    """Give a function that shows which share of a long work is done, on stderr if that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=1.0, visible=False)
+        yield lambda done: progress.update(task, completed=done, visible=True)

@@ -6,10 +6,12 @@ GlcError
 │   ├── BundleInvalid           no manifest, or one that does not follow docs/bundle.md
 │   ├── BundleTooNew            written by a later version of this software
 │   ├── BundleAltered           a file is missing, or its SHA-256 is not the manifest's
-│   └── TargetMissing           nothing in it was compiled for this device and library
+│   ├── TargetMissing           nothing in it was compiled for this device and library
+│   └── TilesMissing            it has no graphs for images in tiles
 ├── EngineError
 │   ├── EngineUnavailable       the engine, its package, its device or its driver is not there
 │   ├── OutOfDeviceMemory       the device has no room for the graphs or the image
+│   ├── MemoryLimitTooSmall     the image needs more memory than the caller allows
 │   ├── EngineRejectedGraph     the engine cannot load a graph
 │   ├── EngineNotExact          the engine gets a bit of an exact graph wrong
 │   └── EngineFailed            a run failed, or gave values that cannot be coded
@@ -67,6 +69,10 @@ class TargetMissing(BundleError):
     """The bundle holds no engine that was compiled for this device with this library, or lacks a graph for it."""
 
 
+class TilesMissing(BundleError):
+    """The bundle has no graphs that compute an image in tiles, which a limit on memory needs."""
+
+
 class EngineError(GlcError):
     """An engine cannot do what was asked for."""
 
@@ -77,6 +83,10 @@ class EngineUnavailable(EngineError):
 
 class OutOfDeviceMemory(EngineError):
     """The device has no room for the graphs or the image."""
+
+
+class MemoryLimitTooSmall(EngineError):
+    """Even in tiles, the image needs more memory than the caller allows."""
 
 
 class EngineRejectedGraph(EngineError):

@@ -1,0 +1,51 @@
+"""How much memory this process may still take, and estimates of what graphs will."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from pathlib import Path
+
+_STATM = Path("/proc/self/statm")
+_MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+_FLOAT_BYTES = 4
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; where the system does not tell, the most that it ever had."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def give_back() -> None:
+    """Return to the system what was freed; glibc keeps some of it for later."""
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
+
+
+def image_graph_bytes(base_channels: int, height: int, width: int) -> int:
+    """What analysis or synthesis takes for a whole image of the padded size.
+
+    Both engines hold about five tensors of the finest level at their peak (docs/decisions/0010).
+    """
+    return 6 * _FLOAT_BYTES * base_channels * height * width
+
+
+def deepest_graph_bytes(channels: int, patch: int, rows: int, columns: int) -> int:
+    """What the deepest level takes, for a latent of this size: features, and scores of each attention patch."""
+    in_patch = min(patch, rows) * min(patch, columns)
+    return _FLOAT_BYTES * rows * columns * (16 * channels + 3 * in_patch)
+
+
+def prior_graph_bytes(latent_channels: int, rows: int, columns: int) -> int:
+    """What a prior graph takes for a latent of this size."""
+    return 40 * _FLOAT_BYTES * latent_channels * rows * columns
+
+
+def loading_bytes(file_bytes: int) -> int:
+    """What a graph takes while it is loaded: the file, what is read of it, and the engine's own order of weights."""
+    return 4 * file_bytes

@@ -1,0 +1,162 @@
+"""Which graphs compute analysis and synthesis in tiles, and what they take and give (docs/bundle.md, "Tiles")."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from glc.engines import TensorSpec
+from glc.errors import BundleInvalid
+from glc.runtime.manifest import CodecConfig, GraphEntry
+from glc.runtime.signatures import Signature
+
+GROUPS = 32
+"""Of every GroupNorm of the model."""
+
+NARROW, WIDEN = "tile_narrow", "tile_widen"
+"""Graphs that turn features to float16, and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileLevel:
+    """Residual blocks that work at one resolution, 1/2^level of the image's."""
+
+    blocks: int
+    channels: int
+    """Largest number of channels that features have there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileLayout:
+    """Levels above the deepest, from full resolution down; the deepest is one graph for each transform."""
+
+    analysis: tuple[TileLevel, ...]
+    synthesis: tuple[TileLevel, ...]
+
+
+def features(name: str, channels: int | None) -> TensorSpec:
+    """Specification of features with free height and width."""
+    return TensorSpec(name, "float32", (None if channels is None else 1, channels, None, None))
+
+
+_IMAGE = TensorSpec("image", "uint8", (1, None, None, 3))
+_ROWS = TensorSpec("rows", "int32", (2,))
+_STATISTICS = (TensorSpec("mean", "float32", (GROUPS, 1)), TensorSpec("inverse_deviation", "float32", (GROUPS, 1)))
+
+
+def _made(channels: int) -> tuple[TensorSpec, ...]:
+    moments = (TensorSpec(f"result_{name}", "float32", (1, channels, 1, 1)) for name in ("mean", "variance"))
+    return features("result", channels), *moments
+
+
+def start_signature(channels_out: int) -> Signature:
+    """Pixels to features."""
+    return Signature((_IMAGE, _ROWS), _made(channels_out))
+
+
+def first_half_signature(channels_in: int, channels_out: int) -> Signature:
+    """A residual block up to its second GroupNorm."""
+    return Signature((features("features", channels_in), *_STATISTICS, _ROWS), _made(channels_out))
+
+
+def second_half_signature(channels: int, residual: int) -> Signature:
+    """A residual block from its second GroupNorm on."""
+    inputs = (features("features", channels), features("residual", residual), *_STATISTICS, _ROWS)
+    return Signature(inputs, _made(channels))
+
+
+def resampling_signature(channels: int) -> Signature:
+    """Halving or doubling both sides."""
+    return Signature((features("features", channels), _ROWS), _made(channels))
+
+
+def end_signature(channels_in: int) -> Signature:
+    """Features to pixels."""
+    return Signature((features("features", channels_in), *_STATISTICS, _ROWS), (_IMAGE,))
+
+
+def conversion_signature(name: str) -> Signature:
+    """`NARROW` or `WIDEN`."""
+    wide, half = ("features", "result") if name == NARROW else ("result", "features")
+    specs = {wide: features(wide, None), half: TensorSpec(half, "float16", (None, None, None, None))}
+    return Signature((specs["features"],), (specs["result"],))
+
+
+def deepest_analysis_signature(channels_in: int, latent_channels: int) -> Signature:
+    """Features of the deepest level to the latent."""
+    q_row = TensorSpec("q_row", "float32", (1, latent_channels, 1, 1))
+    z_indices = TensorSpec("z_indices", "int32", (1, None, None))
+    return Signature((features("features", channels_in), q_row), (features("y", latent_channels), z_indices))
+
+
+def deepest_synthesis_signature(channels_out: int, latent_channels: int) -> Signature:
+    """The decoded latent to features of the deepest level."""
+    q_row = TensorSpec("q_row", "float32", (1, latent_channels, 1, 1))
+    return Signature((features("y_hat", latent_channels), q_row), (features("result", channels_out),))
+
+
+def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig) -> TileLayout:
+    """Read the layout from what a manifest says of its tile graphs.
+
+    Raises:
+        BundleInvalid: a graph is missing, or does not fit the one before it.
+    """
+    levels = config.downsampling.bit_length() - 1
+    if not levels or config.downsampling != 1 << levels:
+        raise BundleInvalid(
+            f"tile graphs need a downsampling of 2, 4, 8, ...; manifest.json says {config.downsampling}"
+        )
+    reader = _Reader(graphs)
+    channels = reader.channels("tile_analysis_start")
+    reader.require("tile_analysis_start", start_signature(channels))
+    analysis = []
+    for level in range(levels):
+        read, channels = reader.blocks(f"tile_analysis_{level}", channels)
+        analysis.append(read)
+        reader.require(f"tile_analysis_{level}_down", resampling_signature(channels))
+    reader.require("tile_analysis_deepest", deepest_analysis_signature(channels, config.latent_channels))
+    channels = reader.channels("tile_synthesis_deepest")
+    reader.require("tile_synthesis_deepest", deepest_synthesis_signature(channels, config.latent_channels))
+    synthesis = []
+    for level in reversed(range(levels)):
+        reader.require(f"tile_synthesis_{level}_up", resampling_signature(channels))
+        read, channels = reader.blocks(f"tile_synthesis_{level}", channels)
+        synthesis.append(read)
+    reader.require("tile_synthesis_end", end_signature(channels))
+    for name in (NARROW, WIDEN):
+        reader.require(name, conversion_signature(name))
+    return TileLayout(tuple(analysis), tuple(reversed(synthesis)))
+
+
+class _Reader:
+    """Compares entries with signatures."""
+
+    def __init__(self, graphs: Mapping[str, GraphEntry]) -> None:
+        self._graphs = graphs
+
+    def channels(self, name: str) -> int:
+        """Channels that a graph's first output has."""
+        entry = self._graphs.get(name)
+        found = entry.outputs[0].shape[1:2] if entry is not None and entry.outputs else ()
+        if not found or found[0] is None:
+            raise BundleInvalid(f"manifest.json lists no tile graph {name} with a number of channels")
+        return found[0]
+
+    def require(self, name: str, signature: Signature) -> None:
+        entry = self._graphs.get(name)
+        if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
+            raise BundleInvalid(f"manifest.json lists no tile graph {name} with the inputs and outputs of its place")
+
+    def blocks(self, prefix: str, channels: int) -> tuple[TileLevel, int]:
+        """Residual blocks of one level, and the channels behind the last."""
+        most = channels
+        for block in itertools.count():
+            if f"{prefix}_{block}_1" not in self._graphs:
+                return TileLevel(block, most), channels
+            channels_out = self.channels(f"{prefix}_{block}_1")
+            self.require(f"{prefix}_{block}_1", first_half_signature(channels, channels_out))
+            self.require(f"{prefix}_{block}_2", second_half_signature(channels_out, channels))
+            channels = channels_out
+            most = max(most, channels)
+        raise AssertionError

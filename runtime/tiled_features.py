@@ -1,0 +1,241 @@
+"""Features of an image of which only some rows are computed at a time.
+
+A layer gives any rows that it is asked for. What is kept was computed before; what is computed asks the layer below it
+for the rows that its convolution sees, and that one asks the next, down to something that is kept, or the image.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from glc.engines import Array
+from glc.errors import EngineRejectedGraph
+from glc.runtime.moments import Moments
+
+RunGraph = Callable[[str, Mapping[str, Array]], dict[str, Array]]
+"""Graph name and feeds -> results."""
+
+Convert = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows that a graph must be given, and which of those that it makes of them are right."""
+
+    first: int
+    end: int
+    skipped: int
+    """Rows at the top of the result that saw zeros in place of their neighbours."""
+
+    def chosen(self, first: int, end: int) -> Array:
+        """Input `rows` of a graph: where in its result the rows `first` up to `end` are."""
+        return np.array([self.skipped, self.skipped + end - first], np.int32)
+
+
+class Sampling(enum.Enum):
+    """A 3x3 convolution, by the sides that it gives for those that it takes."""
+
+    SAME = (1, 1)
+    HALVED = (1, 2)
+    """Zeros below and at the right, then stride 2."""
+    DOUBLED = (2, 1)
+    """Of the nearest upsampling."""
+
+    def size(self, side: int) -> int:
+        """Side of the result."""
+        times, divisor = self.value
+        return side * times // divisor
+
+    def window(self, first: int, end: int, height: int) -> Window:
+        """Rows of an input of some height that the rows `first` up to `end` of the result depend on."""
+        match self:
+            case Sampling.SAME:
+                top = max(first - 1, 0)
+                return Window(top, min(end + 1, height), first - top)
+            case Sampling.HALVED:
+                return Window(2 * first, min(2 * end + 1, height), 0)
+            case Sampling.DOUBLED:
+                top = max((first - 1) // 2, 0)
+                return Window(top, min(end // 2 + 1, height), first - 2 * top)
+
+
+class Layer(Protocol):
+    """Features (1, C, height, width) float32."""
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        ...
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows `first` up to `end`."""
+        ...
+
+    def forget(self, before: int) -> None:
+        """Give back memory that no row from `before` on needs; rows above it cannot be asked for any more."""
+        ...
+
+
+class ComputedLayer(Layer, Protocol):
+    """A layer that tells what GroupNorm needs of its rows."""
+
+    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+        """Rows `first` up to `end`, and their moments."""
+        ...
+
+
+class KeptLayer:
+    """Strips of equal height that were computed before."""
+
+    def __init__(self, height: int, width: int, strip_rows: int, restore: Convert) -> None:
+        self.height = height
+        self.width = width
+        self._strip_rows = strip_rows
+        self._restore = restore
+        self._strips: list[Array | None] = []
+
+    def append(self, strip: Array) -> None:
+        """Add the next strip."""
+        self._strips.append(strip)
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        size = self._strip_rows
+        pieces = []
+        for number in range(first // size, (end - 1) // size + 1):
+            strip = self._strips[number]
+            if strip is None:
+                raise IndexError(f"rows {first} to {end} were forgotten")
+            pieces.append(strip[:, :, max(first - number * size, 0) : end - number * size])
+        return self._restore(np.concatenate(pieces, axis=2) if len(pieces) > 1 else np.ascontiguousarray(pieces[0]))
+
+    def forget(self, before: int) -> None:
+        """See `Layer.forget`."""
+        for number in range(min(max(before, 0) // self._strip_rows, len(self._strips))):
+            self._strips[number] = None
+
+
+class ImageLayer:
+    """The first convolution, of pixels; the image is padded to the size of the layer by replication."""
+
+    def __init__(self, run: RunGraph, graph: str, image: Array, height: int, width: int) -> None:
+        self.height = height
+        self.width = width
+        self._run = run
+        self._graph = graph
+        self._image = image
+
+    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+        """See `ComputedLayer.strip`."""
+        window = Sampling.SAME.window(first, end, self.height)
+        _, rows, columns, _ = self._image.shape
+        pixels = self._image[:, np.minimum(np.arange(window.first, window.end), rows - 1)]
+        pixels = np.pad(pixels, ((0, 0), (0, 0), (0, self.width - columns), (0, 0)), mode="edge")
+        results = self._run(self._graph, {"image": pixels, "rows": window.chosen(first, end)})
+        return _strip(self._graph, results, end - first, self.width)
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        return self.strip(first, end)[0]
+
+    def forget(self, before: int) -> None:
+        """See `Layer.forget`; the image is the caller's."""
+
+
+class GraphLayer:
+    """What one graph computes of the layer below."""
+
+    def __init__(
+        self,
+        run: RunGraph,
+        graph: str,
+        below: Layer,
+        sampling: Sampling,
+        statistics: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.height = sampling.size(below.height)
+        self.width = sampling.size(below.width)
+        self._run = run
+        self._graph = graph
+        self._below = below
+        self._sampling = sampling
+        self._statistics = statistics or {}
+
+    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+        """See `ComputedLayer.strip`."""
+        window = self._sampling.window(first, end, self._below.height)
+        return self.strip_of(self._below.rows(window.first, window.end), window, first, end)
+
+    def strip_of(self, values: Array, window: Window, first: int, end: int) -> tuple[Array, Moments]:
+        """The same, of rows of the layer below that are there already."""
+        feeds = {"features": values, "rows": window.chosen(first, end), **self._statistics}
+        return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        return self.strip(first, end)[0]
+
+    def forget(self, before: int) -> None:
+        """See `Layer.forget`."""
+        self._below.forget(self._sampling.window(before, before + 1, self._below.height).first)
+
+
+class ResidualLayer:
+    """The second half of a residual block, with the identity."""
+
+    def __init__(
+        self, run: RunGraph, graph: str, hidden: KeptLayer | GraphLayer, below: Layer, statistics: Mapping[str, Array]
+    ) -> None:
+        self.height = below.height
+        self.width = below.width
+        self._run = run
+        self._graph = graph
+        self._hidden = hidden
+        self._below = below
+        self._statistics = statistics
+
+    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+        """See `ComputedLayer.strip`."""
+        window = Sampling.SAME.window(first, end, self.height)
+        if isinstance(self._hidden, GraphLayer):
+            # Both halves see the same rows of the layer below, which may be long to compute.
+            wider = Sampling.SAME.window(window.first, window.end, self.height)
+            below = self._below.rows(wider.first, wider.end)
+            hidden, _ = self._hidden.strip_of(below, wider, window.first, window.end)
+            identity = below[:, :, window.first - wider.first : window.end - wider.first]
+        else:
+            hidden = self._hidden.rows(window.first, window.end)
+            identity = self._below.rows(window.first, window.end)
+        feeds = {"features": hidden, "residual": identity, "rows": window.chosen(first, end), **self._statistics}
+        return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        return self.strip(first, end)[0]
+
+    def forget(self, before: int) -> None:
+        """See `Layer.forget`."""
+        seen = Sampling.SAME.window(before, before + 1, self.height).first
+        self._hidden.forget(seen)
+        self._below.forget(Sampling.SAME.window(seen, seen + 1, self.height).first)
+
+
+def _strip(graph: str, results: Mapping[str, Array], rows: int, columns: int) -> tuple[Array, Moments]:
+    values = results["result"]
+    if values.shape[2:] != (rows, columns):
+        raise EngineRejectedGraph(
+            f"graph {graph} gives {list(values.shape[2:])} positions; expected {[rows, columns]}: it is not the graph "
+            "that the manifest describes"
+        )
+    mean, variance = (results[name].reshape(-1).astype(np.float64) for name in ("result_mean", "result_variance"))
+    return values, Moments(values.shape[2] * values.shape[3], mean, variance)
