@@ -22,7 +22,7 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, StageListener, SupportsDevice, Tensor
+from glc.engines import EngineLoader, LentPixels, StageListener, Tensor
 from glc.errors import (
     CorruptBitstream,
     EngineError,
@@ -155,7 +155,7 @@ class Codec:
         """The engine with its version, precision, threads and processor."""
         return self._loader.fingerprint
 
-    def encode(self, image: Image | SupportsDevice, quality: float = 1, *, form: Form = "file") -> bytes:
+    def encode(self, image: LentPixels, quality: float = 1, *, form: Form = "file") -> bytes:
         """Encode one image.
 
         Args:
@@ -315,7 +315,7 @@ class Codec:
     ) -> None:
         self.close()
 
-    def _checked_image(self, image: Image | SupportsDevice) -> Tensor:
+    def _checked_image(self, image: LentPixels) -> Tensor:
         """Image (1, H, W, 3), where the engine reads it."""
         pixels = self._loader.adopt(image, "image")
         if pixels.dtype != np.uint8:
