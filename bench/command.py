@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from glc.bench import compare, file_commands, half, roofline_command, scale, stages, table
+from glc.bench import compare, file_commands, half, roofline_command, scale, stages, table, threads
 from glc.bench.app import app
 from glc.runtime.terminal import run
 
-__all__ = ["app", "compare", "file_commands", "half", "main", "roofline_command", "scale", "stages", "table"]
+__all__ = ["app", "compare", "file_commands", "half", "main", "roofline_command", "scale", "stages", "table", "threads"]
 
 
 def main() -> None:
