@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 MODEL  := src/glc/default_model
 LABEL  := demonstration: a small model after two hours of training on two CPU cores; no measure of GLC
 
-.PHONY: setup demo test check bench targets gpu default-model clean
+.PHONY: setup demo test check bench targets gpu default-model lean clean
 
 setup: $(READY)
 
@@ -80,6 +80,19 @@ gpu: $(READY) build/natural.glcb build/facial.glcb
 	$(call record,gpu-exact-natural,exact --crops 20 -b build/natural.glcb tests/data/images/*.png)
 	$(call record,gpu-table-natural,table --config natural -b build/natural.glcb -n 20)
 	$(call record,gpu-table-facial,table --config facial -b build/facial.glcb -n 20)
+
+# What an install for deployment weighs, in a fresh environment: make lean, or make lean ENGINE=openvino.
+ENGINE    ?= cpu
+LEAN_SITE  = $$(echo build/lean/lib/python*/site-packages)
+
+lean:
+	rm -rf build/lean && $(PYTHON) -m venv build/lean
+	build/lean/bin/pip install --quiet --disable-pip-version-check --no-compile '.[$(ENGINE)]'
+	build/lean/bin/pip uninstall --quiet --disable-pip-version-check --yes setuptools pip
+	@test ! -e $(LEAN_SITE)/torch || { echo "torch was installed"; exit 1; }
+	@files=$$(du -sB1000000 $(LEAN_SITE) | cut -f1); build/lean/bin/python -m compileall -q $(LEAN_SITE) >/dev/null; \
+	  echo "glc-deploy[$(ENGINE)]: $$files MB, $$(du -sB1000000 $(LEAN_SITE) | cut -f1) MB with pip's byte code"
+	build/lean/bin/python -c "import glc; codec = glc.Codec.open(); codec.decode(codec.encode(memoryview(bytes(12)).cast('B', (2, 2, 3))))"
 
 clean:
 	rm -rf build dist $(VENV)

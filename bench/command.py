@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from glc.bench import compare, file_commands, half, roofline_command, scale, stages, table, tiles
+from glc.bench import compare, file_commands, half, roofline_command, scale, stages, table, threads, tiles
 from glc.bench.app import app
 from glc.runtime.terminal import run
 
-__all__ = ["app", "compare", "file_commands", "half", "main", "roofline_command", "scale", "stages", "table", "tiles"]
+__all__ = [
+    "app",
+    "compare",
+    "file_commands",
+    "half",
+    "main",
+    "roofline_command",
+    "scale",
+    "stages",
+    "table",
+    "threads",
+    "tiles",
+]
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from glc.engines.host_arrays import LentPixels
 from glc.engines.protocol import (
     Array,
     Engine,
     EngineLoader,
     HostLoader,
     StageListener,
-    SupportsDevice,
     TargetKey,
     Tensor,
     TensorSpec,
@@ -25,8 +25,8 @@ __all__ = [
     "Engine",
     "EngineLoader",
     "HostLoader",
+    "LentPixels",
     "StageListener",
-    "SupportsDevice",
     "TargetKey",
     "Tensor",
     "TensorSpec",

@@ -54,8 +54,8 @@ def from_foreign(value: object, name: str) -> DeviceTensor:
     if hasattr(value, "__cuda_array_interface__"):
         return _from_interface(value.__cuda_array_interface__, value, name)
     raise TypeError(
-        f"{name} must be a numpy array, or on the GPU and speak DLPack or __cuda_array_interface__; "
-        f"got {type(value).__name__}"
+        f"{name} must be a numpy array, or speak the buffer protocol, __array_interface__, DLPack or "
+        f"__cuda_array_interface__; got {type(value).__name__}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from glc.engines.host_arrays import host_array
 from glc.engines.processor import available_threads, processor_name
 from glc.engines.protocol import (
     Array,
@@ -188,12 +189,14 @@ class OrtDeviceLoader:
         yield _DeviceWorkspace(self._device, on_stage)
 
     def adopt(self, value: object, name: str) -> Tensor:
-        """Take an array; see `EngineLoader.adopt`. What lies on a GPU is taken by engine tensorrt alone."""
-        if isinstance(value, np.ndarray):
-            return value[None]
-        raise TypeError(
-            f"{name} must be a numpy array; got {type(value).__name__}: engine tensorrt takes device arrays"
-        )
+        """Take memory of the CPU; see `EngineLoader.adopt`. What lies on a GPU is taken by engine tensorrt alone."""
+        found = host_array(value, name)
+        if found is None:
+            raise TypeError(
+                f"{name} must be a numpy array, or lend memory of the CPU; got {type(value).__name__}: engine tensorrt "
+                "takes device arrays"
+            )
+        return found[None]
 
 
 def provider_settings(provider: str, precision: str, *, exact: bool) -> dict[str, str]:

@@ -24,6 +24,8 @@ from glc.engines.ov_upsampling import merge_upsampling
 _DEVICE = "CPU"
 _MOST_STREAMS = 8
 """Each takes time to set up and memory."""
+_MOST_IDLE = 8
+"""Requests that wait to be used again: each keeps the memory of its last results, which a burst of threads must not."""
 _DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """Precision -> what the processor must be capable of; OpenVINO would take another one in silence."""
@@ -62,7 +64,9 @@ class OvEngine:
             raise EngineFailed("this engine is closed; open the codec again")
         check_feeds(self._inputs, feeds)
         with self._lock:
-            request = self._idle.pop() if self._idle else model.create_infer_request()
+            request = self._idle.pop() if self._idle else None
+        if request is None:
+            request = model.create_infer_request()
         try:
             request.infer([np.ascontiguousarray(feeds[spec.name]) for spec in self._inputs], share_inputs=True)
             # The request's own buffers are written again by its next run.
@@ -72,7 +76,8 @@ class OvEngine:
         except RuntimeError as error:
             raise EngineFailed(f"openvino: {_first_line(error)}") from error
         with self._lock:
-            self._idle.append(request)
+            if len(self._idle) < _MOST_IDLE:
+                self._idle.append(request)
         return results
 
     def close(self) -> None:

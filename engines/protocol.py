@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from glc.engines.host_arrays import host_array
 from glc.errors import EngineFailed
 
 Array = NDArray[Any]
@@ -100,21 +101,6 @@ class Engine(Protocol):
         ...
 
 
-class SupportsDevice(Protocol):
-    """What lies on a device and can be read where it is, such as a torch tensor, a CuPy array or a JAX array.
-
-    Objects with `__cuda_array_interface__` alone, such as PyCUDA's GPUArray, are taken too.
-    """
-
-    def __dlpack__(self, *, stream: int | None = None) -> object:
-        """Give a capsule."""
-        ...
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """Give type and number of the device."""
-        ...
-
-
 class Workspace(Protocol):
     """Where one image passes through the graphs; for one thread at a time.
 
@@ -190,10 +176,11 @@ class EngineLoader(Protocol):
         ...
 
     def adopt(self, value: object, name: str) -> Tensor:
-        """Take what a caller holds, without a copy: an array, or on a device what speaks DLPack or CUDA's interface.
+        """Take what a caller holds, without a copy.
 
         Args:
-            value: the tensor.
+            value: an array, or what lends memory by the buffer protocol, `__array_interface__` or DLPack; on a device
+                also `__cuda_array_interface__`.
             name: what the caller calls it, for errors.
 
         Returns:
@@ -239,11 +226,16 @@ class HostLoader:
         yield HostWorkspace(on_stage)
 
     def adopt(self, value: object, name: str) -> Tensor:
-        """Take an array; see `EngineLoader.adopt`."""
-        if isinstance(value, np.ndarray):
-            return value[None]
-        where = " on a device, and this engine computes on the CPU" if hasattr(value, "__dlpack__") else ""
-        raise TypeError(f"{name} must be a numpy array; got {type(value).__name__}{where}")
+        """Take memory of the CPU; see `EngineLoader.adopt`."""
+        found = host_array(value, name)
+        if found is not None:
+            return found[None]
+        on_device = hasattr(value, "__dlpack__") or hasattr(value, "__cuda_array_interface__")
+        where = " on a device, and this engine computes on the CPU" if on_device else ""
+        raise TypeError(
+            f"{name} must be a numpy array, or speak the buffer protocol, __array_interface__ or DLPack; "
+            f"got {type(value).__name__}{where}"
+        )
 
 
 class HostWorkspace:

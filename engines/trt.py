@@ -17,6 +17,7 @@ import numpy as np
 from glc.engines import trt_sdk
 from glc.engines.cuda import Device
 from glc.engines.device_arrays import DeviceTensor, from_foreign
+from glc.engines.host_arrays import host_array
 from glc.engines.protocol import Array, Engine, StageListener, TargetKey, Tensor, TensorSpec, Workspace
 from glc.engines.trt_lane import Lane
 from glc.errors import BitstreamError, EngineFailed, EngineRejectedGraph, EngineUnavailable
@@ -52,8 +53,10 @@ class TrtLoader:
                 f"{self._messages.said()}; if the driver is too old, update it"
             )
         self._idle: list[Lane] = []
+        self._pool = threading.Lock()
+        """Held while `_idle` changes."""
         self.lock = threading.Lock()
-        """Held while the pool or the library's own objects change."""
+        """Held while the library's own objects change, which may take seconds."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,7 +76,7 @@ class TrtLoader:
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
         """Take a lane out of the pool, or make one; see `EngineLoader.workspace`."""
         with self.device.active():
-            with self.lock:
+            with self._pool:
                 lane = self._idle.pop() if self._idle else None
             lane = lane or Lane(self.device)
             whole = False
@@ -87,15 +90,16 @@ class TrtLoader:
             finally:
                 if whole:
                     lane.leave()
-                    with self.lock:
+                    with self._pool:
                         self._idle.append(lane)
                 else:
                     lane.close()  # whatever it was in the middle of
 
     def adopt(self, value: object, name: str) -> Tensor:
-        """Take an array, or what lies on this device; see `EngineLoader.adopt`."""
-        if isinstance(value, np.ndarray):
-            return value[None]
+        """Take memory of the CPU or of this device; see `EngineLoader.adopt`."""
+        lent = host_array(value, name)
+        if lent is not None:
+            return lent[None]
         found = from_foreign(value, name)
         if not self.device.owns(found.address):
             raise TypeError(
@@ -106,7 +110,7 @@ class TrtLoader:
 
     def release(self) -> None:
         """Free all lanes that are not in use."""
-        with self.lock, self.device.active():
+        with self._pool, self.device.active():
             while self._idle:
                 self._idle.pop().close()
 

@@ -1,58 +1,36 @@
-"""The codec: images to bitstreams and back.
+"""The codec: images to bitstreams and back, for threads and event loops.
 
-image --analysis--> y, z indices ------------------------------+
-                         | hyper_prior                          |
-                         v                                      v
-      scale indices, means, quant_step, context --walk--> payload encoder --> bitstream
-                         ^     (y_hat so far)                   |
-                         | spatial_prior_1..3                   v
-image <--synthesis-- y_hat <--walk-- payload decoder <---- bitstream
+encode  image --Checks--> (1, H, W, 3) --Coding--> payload --write_stream--> bitstream
+decode  bitstream --Checks--> header, payload --Coding--> image
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar, overload
+from typing import NoReturn, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, StageListener, SupportsDevice, Tensor
-from glc.errors import (
-    CorruptBitstream,
-    EngineError,
-    EngineMismatch,
-    EngineUnavailable,
-    ImageTooLarge,
-    ModelMismatch,
-    TruncatedBitstream,
-)
-from glc.runtime.bitstream import (
-    QUALITY_STEPS,
-    Arithmetic,
-    Form,
-    Header,
-    StreamInfo,
-    as_bytes,
-    quality_units,
-    read_stream,
-    write_stream,
-)
+from glc.engines import EngineLoader, LentPixels, StageListener
+from glc.engines.processor import available_threads
+from glc.errors import EngineError, EngineUnavailable
+from glc.runtime.background import Background
+from glc.runtime.bitstream import Form, Header, quality_units, write_stream
 from glc.runtime.bounded_networks import BoundedNetworks
 from glc.runtime.bundle import Bundle
+from glc.runtime.checks import Checks
+from glc.runtime.coding import Coding
 from glc.runtime.default_model import default_bundle
 from glc.runtime.engine_choice import AUTO, loaders, named_engine
-from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels, least_payload_bytes
+from glc.runtime.entropy import SymbolModels
 from glc.runtime.in_parallel import in_parallel
-from glc.runtime.messages import one_line
-from glc.runtime.networks import Networks, Passage, interpolated_row
+from glc.runtime.lifetime import Lifetime
+from glc.runtime.networks import Networks
 from glc.runtime.signatures import EXACT_GRAPHS
-from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 from glc.runtime.tile_plan import TilePlan
 from glc.runtime.tiled_transforms import Progress
 
@@ -77,8 +55,9 @@ class PartialImage:
 class Codec:
     """Encodes and decodes with one bundle on one engine.
 
-    Threads may share a codec: nothing is kept between calls but the loaded graphs. Graphs load when they are first
-    needed. Close it when no call runs any more, or use it in a `with` statement.
+    Threads and event loops may share a codec: nothing is kept between calls but the loaded graphs, which load when
+    they are first needed. Close it, or use it in a `with` statement. A forked process must open its own
+    (docs/embedding.md).
     """
 
     def __init__(
@@ -90,6 +69,7 @@ class Codec:
         memory_limit_bytes: int | None = None,
         on_stage: StageListener | None = None,
         on_progress: Progress | None = None,
+        async_workers: int = 2,
     ) -> None:
         """`Codec.open` does this for a path and an engine's name.
 
@@ -100,18 +80,20 @@ class Codec:
             memory_limit_bytes: as in `open`.
             on_stage: called with each stage's name and duration in milliseconds.
             on_progress: as in `open`.
+            async_workers: calls of `aencode` and its like that run at once.
         """
         self.bundle = bundle
         self._loader = loader
-        self._max_pixels = max_pixels
-        self._tables = bundle.tables()
-        self._models = SymbolModels(self._tables.scales)
-        self._arithmetic, self._identity = _identity(bundle, loader)
+        self._checks = Checks.of(bundle, loader, max_pixels)
         self._networks = (
             Networks(bundle, loader, on_stage)
             if memory_limit_bytes is None
             else BoundedNetworks(bundle, loader, on_stage, memory_limit_bytes, on_progress)
         )
+        tables = bundle.tables()
+        self._coding = Coding(self._networks, bundle.manifest.config, tables, SymbolModels(tables.scales))
+        self._lifetime = Lifetime(self._networks)
+        self._background = Background(self._lifetime, async_workers)
 
     @classmethod
     def open(
@@ -125,6 +107,7 @@ class Codec:
         memory_limit_bytes: int | None = None,
         on_stage: StageListener | None = None,
         on_progress: Progress | None = None,
+        async_workers: int | None = None,
     ) -> Codec:
         """Open a bundle.
 
@@ -140,6 +123,8 @@ class Codec:
                 computed in tiles, which gives the same within rounding, and images pass one at a time. None: no limit.
             on_stage: called with each stage's name and duration in milliseconds.
             on_progress: called with the share, 0 to 1, of an analysis or synthesis in tiles that is done.
+            async_workers: calls of `aencode` and its like that run at once, each with `threads` and an image's memory;
+                None takes as many as this process has processors for, 2 at least.
 
         Raises:
             BundleError: the bundle is missing, malformed, too new or altered, or has no tile graphs for a limit.
@@ -147,6 +132,8 @@ class Codec:
         """
         opened = Bundle.open(default_bundle() if bundle is None else bundle)
         named = named_engine(engine)
+        if async_workers is None:
+            async_workers = max(2, available_threads() // (threads or available_threads()))
         refused: list[str] = []
         for loader in loaders(opened, named, threads, precision):
             codec = cls(
@@ -156,6 +143,7 @@ class Codec:
                 memory_limit_bytes=memory_limit_bytes,
                 on_stage=on_stage,
                 on_progress=on_progress,
+                async_workers=async_workers,
             )
             if named != AUTO:
                 return codec
@@ -183,12 +171,13 @@ class Codec:
         """How the last image that did not fit into the limit on memory was computed; None before there is one."""
         return self._networks.plan if isinstance(self._networks, BoundedNetworks) else None
 
-    def encode(self, image: Image | SupportsDevice, quality: float = 1, *, form: Form = "file") -> bytes:
+    def encode(self, image: LentPixels, quality: float = 1, *, form: Form = "file") -> bytes:
         """Encode one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, from 1x1 up to the limit on pixels; where the engine is on a device, also what
-                lies there and speaks DLPack or `__cuda_array_interface__`, which is then read without the CPU.
+            image: (H, W, 3) uint8 RGB, from 1x1 up to the limit on pixels: an array of any strides, or what lends
+                its memory by the buffer protocol, `__array_interface__` or DLPack; where the engine is on a device,
+                also what lies there, with `__cuda_array_interface__` too, which is then read without the CPU.
             quality: 0..Q-1; fractions interpolate and are rounded to the nearest 1/21.
             form: "file", or "bare" without signature, identity and checksum.
 
@@ -200,21 +189,12 @@ class Codec:
             ValueError: the shape, the quality or the form is out of range.
             EngineError: the engine failed, or the latent cannot be coded.
         """
-        pixels = self._checked_image(image)
+        pixels = self._checks.image(image)
         _, height, width, _ = pixels.shape
         header = Header(quality_units(quality, self.qualities), width, height)
-        q_row = interpolated_row(self._tables.q_enc, header.quality_units)
-        with self._networks.passage() as passage:
-            y, z_indices = passage.analysis(pixels, q_row, self._hyper_size(header))
-            prior = passage.hyper_prior(z_indices)
-            coder = LatentCoder(passage.steps.split(y, prior.quant_step), passage.steps)
-            passage.walk(prior, coder)
-            made = passage.fetch({"z_indices": z_indices, **coder.made})
-        with self._networks.stage("entropy_coding"):
-            payload = PayloadEncoder(self._models)
-            payload.put_indices(made.pop("z_indices")[0], self.bundle.manifest.config.codebook_entries)
-            write_parts(made, payload)
-            return write_stream(header, payload.finish(), self._arithmetic, self._identity, form)
+        with self._lifetime.call():
+            payload = self._coding.payload(pixels, header)
+            return write_stream(header, payload, self._checks.arithmetic, self._checks.identity, form)
 
     @overload
     def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None) -> Image: ...
@@ -229,8 +209,7 @@ class Codec:
             data: the bitstream.
             form: "file" or "bare", as it was encoded.
             allow_partial: show what a cut stream holds, as `decode_partial` does, instead of raising.
-            out: (H, W, 3) uint8 to write the image into: an array, or where the engine is on a device also what lies
-                there and speaks DLPack or `__cuda_array_interface__`, which is then written without the CPU.
+            out: (H, W, 3) uint8 to write the image into: anything that `encode` takes and that can be written.
 
         Returns:
             (H, W, 3) uint8 RGB; `out` itself where it was given.
@@ -242,9 +221,11 @@ class Codec:
             TypeError: `out` is not of uint8, or not where the engine can write it.
             ValueError: `out` has another shape than the image, or is read-only.
         """
-        info, payload = self._checked_stream(data, form)
+        info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header) if out is None else out
-        self._decode_into(self._checked_out(image, info.header), info, payload, partial=allow_partial)
+        target = self._checks.out(image, info.header)
+        with self._lifetime.call():
+            self._coding.image(target, info, payload, partial=allow_partial)
         return image
 
     def decode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
@@ -259,9 +240,10 @@ class Codec:
             BitstreamError: as `decode`, but for the checksum.
             EngineError: the engine failed.
         """
-        info, payload = self._checked_stream(data, form)
+        info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header)
-        return PartialImage(image, self._decode_into(image[None], info, payload, partial=True))
+        with self._lifetime.call():
+            return PartialImage(image, self._coding.image(image[None], info, payload, partial=True))
 
     def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
         """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
@@ -272,12 +254,9 @@ class Codec:
         Raises:
             BitstreamError, EngineError: as `decode`.
         """
-        info, payload = self._checked_stream(data, form)
-        with self._networks.passage() as passage:
-            latent, decoder = self._read_latent(passage, info, payload, cut=not info.intact)
-            _require_whole(info, decoder, latent)
-            y_hat: NDArray[np.float32] = passage.fetch({"latent": latent})["latent"][0]
-        return y_hat
+        info, payload = self._checks.stream(data, form)
+        with self._lifetime.call():
+            return self._coding.latent(info, payload)
 
     def preview(self, data: bytes, *, form: Form = "file") -> Image:
         """Decode from the z indices alone, every symbol zero; works on a stream cut behind them.
@@ -292,14 +271,10 @@ class Codec:
             BitstreamError: as `decode`, but for the checksum, which a cut stream cannot match.
             EngineError: the engine failed.
         """
-        info, payload = self._checked_stream(data, form)
-        decoder = PayloadDecoder(self._models, payload, cut=not info.intact)
-        z_indices = self._get_indices(decoder, info.header)
+        info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header)
-        with self._networks.passage() as passage:
-            prior = passage.hyper_prior(z_indices)
-            latent = passage.steps.dequantise(passage.walk(prior, ZeroCoder()), prior.quant_step)
-            self._synthesise(passage, info.header, latent, image[None])
+        with self._lifetime.call():
+            self._coding.preview(image[None], info, payload)
         return image
 
     def encode_batch(self, images: Iterable[Image], quality: float = 1, *, workers: int = 1) -> list[bytes]:
@@ -325,15 +300,54 @@ class Codec:
             EngineError: it cannot load the graph.
         """
         if self.bundle.manifest.arithmetic == "exact":
-            self._networks.engine(EXACT_GRAPHS[0])
+            with self._lifetime.call():
+                self._networks.engine(EXACT_GRAPHS[0])
 
     def warm_up(self) -> None:
         """Load every graph now, rather than when it is first needed."""
-        self._networks.load_all()
+        with self._lifetime.call():
+            self._networks.load_all()
+
+    async def aencode(self, image: LentPixels, quality: float = 1, *, form: Form = "file") -> bytes:
+        """Await `encode`; cancelled, it may still read the image until the codec is closed."""
+        return await self._background.run(lambda: self.encode(image, quality, form=form))
+
+    @overload
+    async def adecode(
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None
+    ) -> Image: ...
+    @overload
+    async def adecode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out) -> _Out: ...
+    async def adecode(
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out | None = None
+    ) -> Image | _Out:
+        """Await `decode`; cancelled, it may still write into `out` until the codec is closed."""
+        return await self._background.run(lambda: self.decode(data, form=form, allow_partial=allow_partial, out=out))
+
+    async def adecode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
+        """Await `decode_partial`."""
+        return await self._background.run(lambda: self.decode_partial(data, form=form))
+
+    async def apreview(self, data: bytes, *, form: Form = "file") -> Image:
+        """Await `preview`."""
+        return await self._background.run(lambda: self.preview(data, form=form))
 
     def close(self) -> None:
-        """Free the loaded graphs; every later call raises EngineFailed. Closing twice is harmless."""
-        self._networks.close()
+        """Wait for the calls under way and free the loaded graphs; every later call raises EngineFailed.
+
+        Closing twice is harmless; in a forked child, closing what the parent opened does nothing.
+
+        Raises:
+            RuntimeError: from inside a call of this codec, say by its listener.
+        """
+        self._lifetime.close(self._free)
+
+    def _free(self) -> None:
+        self._background.close()
+        self._networks.unload()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a codec cannot be pickled or copied, since it holds loaded graphs: open one where it is used")
 
     def __enter__(self) -> Codec:
         return self
@@ -343,124 +357,6 @@ class Codec:
     ) -> None:
         self.close()
 
-    def _checked_image(self, image: Image | SupportsDevice) -> Tensor:
-        """Image (1, H, W, 3), where the engine reads it."""
-        pixels = self._loader.adopt(image, "image")
-        if pixels.dtype != np.uint8:
-            raise TypeError(f"image must be of uint8; got {pixels.dtype}")
-        shape = pixels.shape[1:]
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise ValueError(f"image must have shape (H, W, 3) and not be empty; got {shape}")
-        if shape[0] * shape[1] > self._max_pixels:
-            raise ValueError(f"{shape[1]}x{shape[0]} pixels exceed max_pixels = {self._max_pixels}")
-        return pixels
-
-    def _checked_out(self, out: object, header: Header) -> Tensor:
-        """What an image (1, H, W, 3) is written into."""
-        target = self._loader.adopt(out, "out")
-        if target.dtype != np.uint8:
-            raise TypeError(f"out must be of uint8; got {target.dtype}")
-        if target.shape != (1, header.height, header.width, 3):
-            raise ValueError(f"out has shape {target.shape[1:]}; the image has {(header.height, header.width, 3)}")
-        if isinstance(target, np.ndarray) and not target.flags.writeable:
-            raise ValueError("out is read-only")
-        return target
-
-    def _checked_stream(self, data: bytes, form: Form) -> tuple[StreamInfo, bytes]:
-        """Refuse what cannot be decoded here before any memory is taken for it."""
-        info, payload = read_stream(as_bytes(data), form)
-        if form == "file":
-            self._require_identity(info)
-        header = info.header
-        if header.quality_units > (self.qualities - 1) * QUALITY_STEPS:
-            raise CorruptBitstream(f"quality {header.quality:.2f} is out of range 0..{self.qualities - 1}")
-        if header.width * header.height > self._max_pixels:
-            raise ImageTooLarge(
-                f"{header.width}x{header.height} pixels exceed max_pixels = {self._max_pixels}; "
-                "raise the limit if you trust the source"
-            )
-        rows, columns = self._hyper_size(header)
-        least = least_payload_bytes(rows * columns, self.bundle.manifest.config.codebook_entries)
-        if len(payload) < least:
-            raise TruncatedBitstream(
-                f"{header.width}x{header.height} pixels need a payload of at least {least} bytes; got {len(payload)}"
-            )
-        return info, payload
-
-    def _require_identity(self, info: StreamInfo) -> None:
-        if (info.arithmetic, info.identity) == (self._arithmetic, self._identity):
-            return
-        model_bytes = 2 if info.arithmetic.engine else 4
-        ours = bytes.fromhex(self.bundle.manifest.model_id)[:model_bytes].hex()
-        made = info.identity[:model_bytes].hex()
-        if made != ours:
-            label = one_line(self.bundle.manifest.label)
-            raise ModelMismatch(
-                f"the stream was made with model {made}; this bundle is model {ours} ({label}): "
-                "open the bundle that made it"
-            )
-        raise EngineMismatch(
-            f"the stream was made with {info.arithmetic.engine or 'exact arithmetic'}, tag {info.identity[2:].hex()}; "
-            f"this codec is {self._loader.fingerprint}, tag {self._identity[2:].hex()}. Float arithmetic decodes only "
-            "where it was encoded: same engine, version, threads and processor"
-        )
-
-    def _read_latent(
-        self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool
-    ) -> tuple[Tensor, PayloadDecoder]:
-        """Latent (1, N, h, w) times quant_step, and the decoder behind the last symbol."""
-        decoder = PayloadDecoder(self._models, payload, cut=cut)
-        with self._networks.stage("entropy_coding"):
-            z_indices = self._get_indices(decoder, info.header)
-        prior = passage.hyper_prior(z_indices)
-        coder = PayloadCoder(decoder, passage.fetch, lambda: self._networks.stage("entropy_coding"))
-        return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step), decoder
-
-    def _decode_into(self, out: Tensor, info: StreamInfo, payload: bytes, *, partial: bool) -> float:
-        """Write the image into `out` (1, H, W, 3); returns the share of symbols that the payload tells."""
-        with self._networks.passage() as passage:
-            cut = not info.intact or (partial and info.form == "bare")
-            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
-            if not partial:
-                _require_whole(info, decoder, latent)
-            self._synthesise(passage, info.header, latent, out)
-        return decoder.symbols_read / math.prod(latent.shape)
-
-    def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
-        """Write the image into `out` (1, H, W, 3)."""
-        passage.synthesise(latent, interpolated_row(self._tables.q_dec, header.quality_units), out)
-
-    def _hyper_size(self, header: Header) -> tuple[int, int]:
-        multiple = 4 * self.bundle.manifest.config.downsampling
-        return -(-header.height // multiple), -(-header.width // multiple)
-
-    def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
-        """Z indices (1, h/4, w/4)."""
-        return decoder.get_indices(self._hyper_size(header), self.bundle.manifest.config.codebook_entries)[None]
-
-
-def _require_whole(info: StreamInfo, decoder: PayloadDecoder, latent: Tensor) -> None:
-    """Refuse a stream that has not told all symbols of the latent."""
-    if decoder.ended:
-        raise TruncatedBitstream(
-            f"the bitstream was cut or damaged: it ends after {decoder.symbols_read} of {math.prod(latent.shape)} "
-            "symbols; allow_partial shows them"
-        )
-    if not info.intact:
-        raise CorruptBitstream("the checksum does not match: the bitstream was damaged")
-
 
 def _empty_image(header: Header) -> Image:
     return np.empty((header.height, header.width, 3), np.uint8)
-
-
-def _identity(bundle: Bundle, loader: EngineLoader) -> tuple[Arithmetic, bytes]:
-    """What streams of this codec are marked with: the model, and for float arithmetic the engine too."""
-    model = bytes.fromhex(bundle.manifest.model_id)
-    if bundle.manifest.arithmetic == "exact":
-        return Arithmetic.EXACT, model[:4]
-    tag = hashlib.sha256(loader.fingerprint.encode()).digest()
-    code = f"FLOAT_{loader.name.upper()}"
-    if code not in Arithmetic.__members__:
-        raise EngineUnavailable(f"streams in float arithmetic have no code for engine {loader.name!r}")
-    return Arithmetic[code], model[:2] + tag[:2]

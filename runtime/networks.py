@@ -45,15 +45,16 @@ class Networks:
         self._loader = loader
         self._on_stage = on_stage
         self._engines: dict[str, Engine] = {}
-        self._loading = threading.Lock()
-        self._closed = False
+        steps = step_signatures(bundle.manifest.config.latent_channels)
+        # One a graph: who needs a loaded graph, or another one, waits for nobody.
+        self._loading = {name: threading.Lock() for name in {*bundle.manifest.graphs, *steps}}
 
     @contextlib.contextmanager
     def passage(self) -> Iterator[Passage]:
         """Take what one image needs to pass through the graphs; its tensors are valid inside the block.
 
         Raises:
-            EngineFailed: closed, or the device has no room for another image.
+            EngineFailed: the device has no room for another image.
         """
         with self._loader.workspace(self._on_stage) as workspace:
             yield Passage(self, workspace, on_device=self._loader.on_device)
@@ -65,17 +66,10 @@ class Networks:
             if self._loader.on_device or name not in steps:
                 self.engine(name)
 
-    def close(self) -> None:
-        """Free the loaded graphs."""
-        self._closed = True
-        self.unload()
-
     def unload(self) -> None:
-        """Free the loaded graphs; they load again when they are needed."""
-        with self._loading:
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+        """Free the loaded graphs, which load again when they are needed; none may run meanwhile."""
+        while self._engines:
+            self._engines.popitem()[1].close()
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what runs inside."""
@@ -91,9 +85,7 @@ class Networks:
         engine = self._engines.get(graph)
         if engine is not None:
             return engine
-        with self._loading:
-            if self._closed:
-                raise EngineFailed("this codec is closed; open it again")
+        with self._loading[graph]:
             if graph not in self._engines:
                 with self.stage(f"load_{graph}"):
                     self._engines[graph] = self._load(graph)

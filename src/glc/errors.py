@@ -14,6 +14,7 @@ GlcError
 │   ├── MemoryLimitTooSmall     the image needs more memory than the caller allows
 │   ├── EngineRejectedGraph     the engine cannot load a graph
 │   ├── EngineNotExact          the engine gets a bit of an exact graph wrong
+│   ├── OpenedBeforeFork        the codec belongs to the parent of this process
 │   └── EngineFailed            a run failed, or gave values that cannot be coded
 ├── BitstreamError
 │   ├── NotABitstream           does not start like one
@@ -95,6 +96,10 @@ class EngineRejectedGraph(EngineError):
 
 class EngineNotExact(EngineError):
     """The engine computes something else than the conformance cases of an exact graph: its streams would not decode."""
+
+
+class OpenedBeforeFork(EngineError):
+    """A forked process uses a codec of its parent, whose threads it does not have."""
 
 
 class EngineFailed(EngineError):

@@ -1,0 +1,129 @@
+"""The way of one image through networks and entropy coder: to a payload and back.
+
+image --analysis--> y, z indices ------------------------------+
+                         | hyper_prior                          |
+                         v                                      v
+      scale indices, means, quant_step, context --walk--> payload encoder --> payload
+                         ^     (y_hat so far)                   |
+                         | spatial_prior_1..3                   v
+image <--synthesis-- y_hat <--walk-- payload decoder <------- payload
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.engines import Tensor
+from glc.errors import CorruptBitstream, TruncatedBitstream
+from glc.runtime.bitstream import Header, StreamInfo
+from glc.runtime.bundle import Tables
+from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
+from glc.runtime.manifest import CodecConfig
+from glc.runtime.networks import Networks, Passage, interpolated_row
+from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coding:
+    """Codes images and streams that were checked; threads may share it."""
+
+    networks: Networks
+    config: CodecConfig
+    tables: Tables
+    models: SymbolModels
+
+    def payload(self, image: Tensor, header: Header) -> bytes:
+        """Image (1, H, W, 3) to the payload behind its header.
+
+        Raises:
+            EngineError: the engine failed, or the latent cannot be coded.
+        """
+        q_row = interpolated_row(self.tables.q_enc, header.quality_units)
+        with self.networks.passage() as passage:
+            y, z_indices = passage.analysis(image, q_row, hyper_size(header, self.config))
+            prior = passage.hyper_prior(z_indices)
+            coder = LatentCoder(passage.steps.split(y, prior.quant_step), passage.steps)
+            passage.walk(prior, coder)
+            made = passage.fetch({"z_indices": z_indices, **coder.made})
+        with self.networks.stage("entropy_coding"):
+            payload = PayloadEncoder(self.models)
+            payload.put_indices(made.pop("z_indices")[0], self.config.codebook_entries)
+            write_parts(made, payload)
+            return payload.finish()
+
+    def image(self, out: Tensor, info: StreamInfo, payload: bytes, *, partial: bool) -> float:
+        """Write the image into `out` (1, H, W, 3); returns the share of symbols that the payload tells.
+
+        Raises:
+            TruncatedBitstream, CorruptBitstream: unless `partial` allows a cut.
+            EngineError: the engine failed.
+        """
+        with self.networks.passage() as passage:
+            cut = not info.intact or (partial and info.form == "bare")
+            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+            if not partial:
+                _require_whole(info, decoder, latent)
+            self._synthesise(passage, info.header, latent, out)
+        return decoder.symbols_read / math.prod(latent.shape)
+
+    def latent(self, info: StreamInfo, payload: bytes) -> NDArray[np.float32]:
+        """y_hat (N, H/f, W/f), multiplied by quant_step; raises as `image`."""
+        with self.networks.passage() as passage:
+            latent, decoder = self._read_latent(passage, info, payload, cut=not info.intact)
+            _require_whole(info, decoder, latent)
+            y_hat: NDArray[np.float32] = passage.fetch({"latent": latent})["latent"][0]
+        return y_hat
+
+    def preview(self, out: Tensor, info: StreamInfo, payload: bytes) -> None:
+        """Write what the z indices alone show into `out` (1, H, W, 3).
+
+        Raises:
+            TruncatedBitstream: they are not whole.
+            EngineError: the engine failed.
+        """
+        decoder = PayloadDecoder(self.models, payload, cut=not info.intact)
+        z_indices = self._get_indices(decoder, info.header)
+        with self.networks.passage() as passage:
+            prior = passage.hyper_prior(z_indices)
+            latent = passage.steps.dequantise(passage.walk(prior, ZeroCoder()), prior.quant_step)
+            self._synthesise(passage, info.header, latent, out)
+
+    def _read_latent(
+        self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool
+    ) -> tuple[Tensor, PayloadDecoder]:
+        """Latent (1, N, h, w) times quant_step, and the decoder behind the last symbol."""
+        decoder = PayloadDecoder(self.models, payload, cut=cut)
+        with self.networks.stage("entropy_coding"):
+            z_indices = self._get_indices(decoder, info.header)
+        prior = passage.hyper_prior(z_indices)
+        coder = PayloadCoder(decoder, passage.fetch, lambda: self.networks.stage("entropy_coding"))
+        return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step), decoder
+
+    def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
+        """Write the image into `out` (1, H, W, 3)."""
+        passage.synthesise(latent, interpolated_row(self.tables.q_dec, header.quality_units), out)
+
+    def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
+        """Z indices (1, h/4, w/4)."""
+        return decoder.get_indices(hyper_size(header, self.config), self.config.codebook_entries)[None]
+
+
+def hyper_size(header: Header, config: CodecConfig) -> tuple[int, int]:
+    """Rows and columns of the z indices of an image."""
+    multiple = 4 * config.downsampling
+    return -(-header.height // multiple), -(-header.width // multiple)
+
+
+def _require_whole(info: StreamInfo, decoder: PayloadDecoder, latent: Tensor) -> None:
+    """Refuse a stream that has not told all symbols of the latent."""
+    if decoder.ended:
+        raise TruncatedBitstream(
+            f"the bitstream was cut or damaged: it ends after {decoder.symbols_read} of {math.prod(latent.shape)} "
+            "symbols; allow_partial shows them"
+        )
+    if not info.intact:
+        raise CorruptBitstream("the checksum does not match: the bitstream was damaged")
