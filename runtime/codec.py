@@ -155,6 +155,11 @@ class Codec:
         """The engine with its version, precision, threads and processor."""
         return self._loader.fingerprint
 
+    @property
+    def engine_name(self) -> str:
+        """The engine's name, as `open` takes it."""
+        return self._loader.name
+
     def encode(self, image: Image | SupportsDevice, quality: float = 1, *, form: Form = "file") -> bytes:
         """Encode one image.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 import typer
@@ -15,6 +17,28 @@ from glc.errors import GlcError
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+
+class Interrupted(Exception):
+    """Ctrl-C in a command that leaves something behind; the message says what."""
+
+
+class MissingExtra(Exception):
+    """A package that only some commands need is not installed."""
+
+
+@contextlib.contextmanager
+def requires_extra(extra: str) -> Iterator[None]:
+    """Around the imports of a command: say in one line which extra of this package brings what is missing.
+
+    Raises:
+        MissingExtra: a package cannot be imported.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        words = f"{missing.name} is not installed; run: pip install 'glc-deploy[{extra}]'"
+        raise MissingExtra(words) from missing
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
@@ -35,6 +59,12 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         raise
     except GlcError as error:
         _complain(name, f"error: {error}")
+        sys.exit(EXIT_ERROR)
+    except Interrupted as interrupt:
+        _complain(name, f"interrupted; {interrupt}")
+        sys.exit(EXIT_INTERRUPTED)
+    except MissingExtra as missing:
+        _complain(name, f"error: {missing}")
         sys.exit(EXIT_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader left; Python would complain once more at exit
