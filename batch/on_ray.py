@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import platform
+import signal
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,11 +24,12 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+from glc import errors
 from glc.batch.containers import Place
 from glc.batch.journal import Outcome, Task
 from glc.batch.work import Work, Worker
 from glc.engines import GPU_ENGINES
-from glc.errors import EngineFailed, EngineUnavailable, GlcError, OutputNotWritable
+from glc.errors import BundleAltered, EngineFailed, EngineUnavailable, GlcError, OutputNotWritable
 from glc.runtime.codec import Codec
 from glc.runtime.messages import one_line
 
@@ -37,6 +40,8 @@ _TASKS_PER_CHUNK = 64
 """An actor takes a chunk at a time: a row group of a file of tasks."""
 _TASKS_PER_FILE = 64 * _TASKS_PER_CHUNK
 _OUTCOMES_AT_ONCE = 8
+_NO_INPUT = ""
+"""In place of an input: the row says what keeps the actor from doing any."""
 _LOCAL_STORE_BYTES = 128 << 20
 """Object store of a local cluster: places and outcomes alone go through it."""
 
@@ -97,6 +102,8 @@ def on_ray(
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             rows: pa.Table = batch
             for row in rows.to_pylist():
+                if row["input"] == _NO_INPUT:
+                    raise getattr(errors, row["error"])(row["message"])
                 yield Outcome(**row)
     for path in {chunk["file"] for chunk in chunks}:
         Path(path).unlink(missing_ok=True)
@@ -106,24 +113,42 @@ class _Actor:
     """One codec in a process of the cluster."""
 
     def __init__(self, cluster: Cluster, work: Work, out: str, scratch: str) -> None:
-        codec = Codec.open(
-            cluster.bundle,
-            engine=cluster.engine,
-            threads=None if cluster.engine in GPU_ENGINES else cluster.threads,
-            precision=cluster.precision,
-            max_pixels=cluster.max_pixels,
-        )
-        if codec.bundle.manifest.model_id != cluster.model_id:
-            raise EngineUnavailable(f"{cluster.bundle} is another model on this machine of the cluster")
-        self._worker = Worker(codec, work, Path(out), Path(scratch))
+        self._refusal: GlcError | None = None
+        try:
+            self._worker = Worker(_codec(cluster), work, Path(out), Path(scratch))
+        except GlcError as error:
+            self._refusal = error
 
     def __call__(self, chunks: pa.Table) -> Iterator[pa.Table]:
-        for chunk in chunks.to_pylist():
-            tasks = map(_task, pq.ParquetFile(chunk["file"]).read_row_group(chunk["group"]).column("task").to_pylist())
-            while some := list(islice(tasks, _OUTCOMES_AT_ONCE)):
-                outcomes = [self._worker(task) for task in some]
-                columns = {name: [getattr(row, name) for row in outcomes] for name in _OUTCOMES.names}
-                yield pa.table(columns, schema=_OUTCOMES)
+        """Errors that concern all are told as a row: raised here, Ray would print pages of its own for them."""
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            for chunk in chunks.to_pylist():
+                file = pq.ParquetFile(chunk["file"])
+                tasks = map(_task, file.read_row_group(chunk["group"]).column("task").to_pylist())
+                while some := list(islice(tasks, _OUTCOMES_AT_ONCE)):
+                    yield _rows([self._worker(task) for task in some])
+        except GlcError as error:
+            yield _rows([Outcome(_NO_INPUT, status="failed", error=type(error).__name__, message=str(error))])
+
+
+def _codec(cluster: Cluster) -> Codec:
+    codec = Codec.open(
+        cluster.bundle,
+        engine=cluster.engine,
+        threads=None if cluster.engine in GPU_ENGINES else cluster.threads,
+        precision=cluster.precision,
+        max_pixels=cluster.max_pixels,
+    )
+    if codec.bundle.manifest.model_id != cluster.model_id:
+        raise BundleAltered(f"{cluster.bundle} is another model on {platform.node()} than where the batch was started")
+    return codec
+
+
+def _rows(outcomes: list[Outcome]) -> pa.Table:
+    columns = {name: [getattr(row, name) for row in outcomes] for name in _OUTCOMES.names}
+    return pa.table(columns, schema=_OUTCOMES)
 
 
 def _write_tasks(tasks: Iterator[Task], folder: Path) -> list[dict[str, Any]]:
@@ -150,7 +175,8 @@ def _task(line: str) -> Task:
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[None]:
     """A connection to the cluster; the local one lives as long as the block."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    terminated = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster would tell its makers of itself
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings of what Ray Data does are for its makers
     try:
@@ -167,20 +193,11 @@ def _connected(cluster: Cluster) -> Iterator[None]:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise EngineUnavailable(f"no Ray cluster at {cluster.address!r}: {one_line(error)}") from error
+    signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the process where it stands
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield
     except RayError as error:
-        told = _told(error)
-        raise told if told is not None else EngineFailed(f"the Ray cluster failed: {one_line(error)}") from error
+        raise EngineFailed(f"the Ray cluster failed: {one_line(error)}") from error
     finally:
         ray.shutdown()
-
-
-def _told(error: BaseException | None) -> GlcError | None:
-    """What an actor raised itself, somewhere below what Ray makes of it."""
-    while error is not None:
-        if isinstance(error, GlcError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from tests.conftest import load_image
 from typer.testing import CliRunner
 
 import glc
-from glc.batch.command import app
+import glc.batch.command  # adds it to the app
 from glc.errors import GlcError
+from glc.runtime.command import app
 
 PHOTO = load_image("coffee_200x300.png")
 
@@ -75,6 +77,14 @@ def outputs(out: Path) -> dict[str, bytes]:
         for path in paths
         if not (name := path.relative_to(out).as_posix()).startswith(".glc-batch/")
     }
+
+
+def wait_for_outputs(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until so many are there, or the process has ended."""
+    end = time.monotonic() + 120
+    while len(outputs(out)) < count and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 @dataclass(frozen=True)
