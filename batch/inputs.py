@@ -83,10 +83,11 @@ class Inputs:
 
     def _matches(self, pattern: str) -> Iterator[Found | Listed]:
         base = _fixed_part(pattern)
-        out = os.path.join(os.path.realpath(self._selection.out), "")
+        out = str(self._selection.out)
+        among_inputs = not _is_within(base, out)
         for match in sorted(glob.iglob(pattern, recursive=True)):
             relative = os.path.relpath(match, base)
-            if os.path.join(os.path.realpath(match), "").startswith(out):
+            if (among_inputs and _is_within(match, out)) or _is_results(*os.path.split(match)):
                 continue
             if not os.path.isdir(match):
                 yield from self._entry(match, relative)
@@ -112,7 +113,7 @@ class Inputs:
                 if entry.is_dir(follow_symlinks=False):
                     if _identity(entry.path) != self._out:
                         folders.append((entry.path, relative))
-                elif not _is_results(folder, entry.name) and entry.is_file():
+                elif not _is_results(folder, entry.name) and _is_file(entry):
                     yield from self._entry(entry.path, relative)
             yield Listed(_absolute(folder), None)
             waiting.extend(reversed(folders))
@@ -150,6 +151,17 @@ class Inputs:
 def _file(path: str, relative: str) -> Found:
     stem, suffix = os.path.splitext(relative_name(relative))
     return Found(_absolute(path), stem, suffix, Place("file", os.path.abspath(path)))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(folder), ""))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_results(folder: str, name: str) -> bool:

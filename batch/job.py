@@ -15,6 +15,7 @@ from pathlib import Path
 from glc.batch.inputs import Inputs, Listed
 from glc.batch.journal import Journal, Outcome, Task
 from glc.batch.table import write_table
+from glc.runtime.messages import one_line
 
 RunTasks = Callable[[Iterator[Task], Path], Generator[Outcome, None, None]]
 """Does tasks, a bounded number at once, and gives outcomes in any order; the folder is for what is being written."""
@@ -133,4 +134,4 @@ def in_threads(work: Callable[[Task], Outcome], tasks: Iterator[Task], workers: 
 
 
 def _unreadable(name: str, error: Exception) -> Outcome:
-    return Outcome(name, status="failed", error=type(error).__name__, message=" ".join(str(error).split()))
+    return Outcome(name, status="failed", error=type(error).__name__, message=one_line(error))

@@ -118,6 +118,7 @@ class Journal:
             What is to be done; "there" where an earlier run has done it and the output is whole in its place;
             "repeated" where this run had the input before.
         """
+        self._commit_now_and_then()
         query = "SELECT place, run, status, output_bytes FROM results WHERE input = ?"
         known = self._database.execute(query, (found.input,)).fetchone()
         if known is None or known[0] is None:
@@ -136,10 +137,9 @@ class Journal:
 
     def record(self, outcome: Outcome) -> None:
         """Write down what became of a task."""
+        self._commit_now_and_then()
         values = {name: getattr(outcome, name) for name in COLUMNS} | {"run": self._run}
         self._database.execute(_RECORD, values)
-        if time.monotonic() - self._last_commit > _COMMIT_SECONDS:
-            self.commit()
 
     def forget_failure(self, container: str) -> None:
         """A folder or container that an earlier run could not read is whole."""
@@ -168,6 +168,10 @@ class Journal:
             if isinstance(error, sqlite3.Error):
                 raise OutputNotWritable(f"cannot write the journal of {self._out}: {error}") from error
             self._database.execute("COMMIT")
+
+    def _commit_now_and_then(self) -> None:
+        if time.monotonic() - self._last_commit > _COMMIT_SECONDS:
+            self.commit()
 
     def _begin(self) -> None:
         try:

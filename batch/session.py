@@ -131,10 +131,9 @@ def _codec(request: Request) -> Codec:
     codec = open_codec(request.bundle, request.engine, request.threads, request.precision, request.max_pixels)
     if request.threads is not None or codec.engine_name in GPU_ENGINES:
         return codec
-    name = codec.engine_name
     codec.close()
     return Codec.open(
-        request.bundle, engine=name, threads=1, precision=request.precision, max_pixels=request.max_pixels
+        request.bundle, engine=request.engine, threads=1, precision=request.precision, max_pixels=request.max_pixels
     )
 
 

@@ -15,7 +15,7 @@ from glc.batch.journal import Outcome
 from glc.batch.names import RESULTS_NAME
 from glc.errors import OutputNotWritable
 
-_ROWS_AT_ONCE = 65536
+_ROWS_AT_ONCE = 8192
 
 SCHEMA = pa.schema(
     [

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +159,9 @@ def test_the_output_folder_may_lie_among_the_photographs(batch: Callable[..., Ru
     assert batch("photos", "-o", "photos", "-q", "2").status == 0
     assert batch("photos", "-o", "photos", "-q", "2", "--json").out.count('"there_before": 2')
     assert (tmp_path / "photos/a.glc").is_file()
+    assert batch("photos/**", "-o", "photos", "-q", "2", "--json").out.count('"there_before": 2')
+    assert batch("photos/*", "-o", "photos/out").status == 0
+    assert list(table(tmp_path / "photos/out")) == [str(tmp_path / "photos/a.png")]
 
 
 # What is wrong with inputs
@@ -318,3 +324,39 @@ def test_help_imports_neither_pyarrow_nor_ray(tmp_path: Path, environment: dict[
     with started([GLC[0], "-c", script], cwd=tmp_path, env=environment) as process:
         out, err = process.communicate(timeout=60)
     assert (out.strip(), err) == ("", "")
+
+
+def test_names_of_any_bytes_and_links_to_nowhere_hold_nothing_up(batch: Callable[..., Run], tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"photos/bad\xff.png")
+    write({odd: image_bytes(1), tmp_path / "photos/new\nline.png": image_bytes(2)})
+    write({odd.with_suffix(".tar"): b"words"})
+    (tmp_path / "photos/loop.png").symlink_to("loop.png")
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "photos/again").symlink_to(tmp_path / "photos")
+    run = batch("photos", "-o", "out", "--json")
+    assert run.status == 1
+    assert json.loads(run.out)["failed"] == 1
+    assert sorted(outputs(tmp_path / "out")) == ["bad_.glc", "new_line.glc"]
+    assert table(tmp_path / "out")[f"{tmp_path}/photos/bad\\xff.tar"]["status"] == "failed"
+
+
+def test_a_terminal_shows_how_far_it_is(tmp_path: Path, environment: dict[str, str]) -> None:
+    write({tmp_path / f"photos/{n}.png": image_bytes(n) for n in range(5)})
+    reader, writer = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*GLC, "batch", "photos", "-o", "out", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            cwd=tmp_path,
+            env=environment | {"TERM": "xterm", "COLUMNS": "120"},
+            timeout=60,
+            check=True,
+        )
+        shown = os.read(reader, 1 << 20).decode()
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert "5/5" in shown
+    assert "images/s, 0 failed" in shown
+    assert json.loads(done.stdout)["done"] == 5
