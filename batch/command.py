@@ -62,7 +62,18 @@ def batch(
     else:
         work = Encoding(1.0 if quality is None else quality, max_pixels)
     request = Request(
-        tuple(inputs), out, work, bundle, engine, threads, precision, max_pixels, workers, column, key, ray
+        inputs=tuple(inputs),
+        out=out,
+        work=work,
+        bundle=bundle,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        max_pixels=max_pixels,
+        workers=workers,
+        column=column,
+        key=key,
+        ray=ray,
     )
     try:
         tally = run_request(request)

@@ -64,7 +64,8 @@ class Cluster:
     """Of a Ray cluster, or `LOCAL`."""
     actors: int | None
     """None takes as many as the cluster has processors for."""
-    bundle: str
+    bundle: str | None
+    """None is the default bundle, wherever each machine has it."""
     engine: str | None
     threads: int
     """Processors of one actor."""
@@ -142,7 +143,8 @@ def _codec(cluster: Cluster) -> Codec:
         max_pixels=cluster.max_pixels,
     )
     if codec.bundle.manifest.model_id != cluster.model_id:
-        raise BundleAltered(f"{cluster.bundle} is another model on {platform.node()} than where the batch was started")
+        named = cluster.bundle or "the default bundle"
+        raise BundleAltered(f"{named} is another model on {platform.node()} than where the batch was started")
     return codec
 
 

@@ -105,14 +105,14 @@ def _in_this_process(request: Request) -> Iterator[_Place]:
 def _on_cluster(request: Request) -> Iterator[_Place]:
     with requires_extra("ray"):
         from glc.batch.on_ray import Cluster, on_ray
-    path = (default_bundle() if request.bundle is None else request.bundle).absolute()
-    bundle = Bundle.open(path)
+    path = None if request.bundle is None else str(request.bundle.absolute())
+    bundle = Bundle.open(path or default_bundle())
     if bundle.manifest.arithmetic != "exact":
         raise EngineUnavailable("streams in float arithmetic decode only where they were made: run without --ray")
     cluster = Cluster(
         request.ray or "",
         request.workers,
-        str(path),
+        path,
         request.engine,
         request.threads or 1,
         request.precision,
