@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from glc.batch.job import RunTasks, Tally, in_threads, run_batch
 from glc.batch.journal import Journal, Outcome, Task
 from glc.batch.progress import shown_progress
 from glc.batch.work import IMAGE_ENDINGS, STREAM_ENDING, Encoding, Work, Worker
-from glc.engines import GPU_ENGINES
+from glc.engines import GPU_ENGINES, PRECISIONS
 from glc.engines.processor import available_threads
 from glc.errors import EngineUnavailable, ImageUnreadable
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import Codec
-from glc.runtime.command import open_codec
 from glc.runtime.default_model import default_bundle
 from glc.runtime.terminal import requires_extra
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,11 @@ def run_request(request: Request) -> Tally:
     """Do what is missing.
 
     Raises:
-        typer.BadParameter: an input is not there, or the quality is out of range.
+        typer.BadParameter: an input is not there, the quality is out of range, or there is no such precision.
         GlcError: the bundle, the engine, the cluster or the output folder cannot be used, or nothing was found.
     """
+    if request.precision is not None and request.precision not in PRECISIONS:
+        raise typer.BadParameter(f"no precision is called {request.precision!r}; choose one of {', '.join(PRECISIONS)}")
     taken = IMAGE_ENDINGS if isinstance(request.work, Encoding) else frozenset((STREAM_ENDING,))
     selection = Selection(taken, request.column, request.key, request.out)
 
@@ -128,13 +132,23 @@ def _on_cluster(request: Request) -> Iterator[_Place]:
 
 def _codec(request: Request) -> Codec:
     """With one thread where the user names none: as many images at once are faster than one with many threads."""
-    codec = open_codec(request.bundle, request.engine, request.threads, request.precision, request.max_pixels)
+
+    def opened(threads: int | None) -> Codec:
+        return Codec.open(
+            request.bundle,
+            engine=request.engine,
+            threads=threads,
+            precision=request.precision,
+            max_pixels=request.max_pixels,
+        )
+
+    codec = opened(request.threads)
+    if request.bundle is None:
+        _logger.info("no bundle given: %s", codec.bundle.manifest.label)
     if request.threads is not None or codec.engine_name in GPU_ENGINES:
         return codec
     codec.close()
-    return Codec.open(
-        request.bundle, engine=request.engine, threads=1, precision=request.precision, max_pixels=request.max_pixels
-    )
+    return opened(1)
 
 
 def _workers(codec: Codec, threads: int) -> int:

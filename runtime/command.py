@@ -83,7 +83,7 @@ def encode(
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
     _require_output(destination)
-    with open_codec(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
         image = read_image(source, max_pixels)
@@ -115,7 +115,7 @@ def decode(
     """Decode a bitstream: glc decode photo.glc photo.png --bundle model.glcb."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with open_codec(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         if allow_partial:
             partial = codec.decode_partial(data, form=_form(bare))
             _logger.info("%s: %.1f %% of the symbols were there", source, 100 * partial.symbols)
@@ -139,7 +139,7 @@ def preview(
     """Decode from the z indices alone; works on a stream that was cut behind them."""
     _require_image_output(destination)
     data = read_bytes(source)
-    with open_codec(bundle, engine, threads, precision, max_pixels) as codec:
+    with _open(bundle, engine, threads, precision, max_pixels) as codec:
         image = codec.preview(data, form=_form(bare))
     write_bytes(destination, encode_image(image, destination))
 
@@ -200,15 +200,9 @@ def main() -> None:
     run(app, "glc")
 
 
-def open_codec(
+def _open(
     bundle: Path | None, engine: str | None, threads: int | None, precision: str | None, max_pixels: int
 ) -> Codec:
-    """Open what the options name, and say so where no bundle is named.
-
-    Raises:
-        typer.BadParameter: there is no such precision.
-        BundleError, EngineUnavailable: as `Codec.open`.
-    """
     if precision is not None and precision not in PRECISIONS:
         raise typer.BadParameter(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
     codec = Codec.open(bundle, engine=engine, threads=threads, precision=precision, max_pixels=max_pixels)
