@@ -167,6 +167,11 @@ class Codec:
         return self._loader.fingerprint
 
     @property
+    def engine_name(self) -> str:
+        """The engine's name, as `open` takes it."""
+        return self._loader.name
+
+    @property
     def tile_plan(self) -> TilePlan | None:
         """How the last image that did not fit into the limit on memory was computed; None before there is one."""
         return self._networks.plan if isinstance(self._networks, BoundedNetworks) else None

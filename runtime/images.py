@@ -86,8 +86,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 def read_image(path: Path, max_pixels: int) -> LoadedImage:
     """Read an image file as 8-bit sRGB, the way people expect to see it.
 
-    Orientation tags are applied, embedded colour profiles converted, alpha is composited on white, 16 bits become 8.
-
     Args:
         path: a file, or "-" for standard input.
         max_pixels: larger images are refused before they are unpacked.
@@ -95,23 +93,38 @@ def read_image(path: Path, max_pixels: int) -> LoadedImage:
     Raises:
         ImageUnreadable: not an image, damaged, or too large.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), str(path), max_pixels)
+
+
+def decode_image(data: bytes, name: str, max_pixels: int) -> LoadedImage:
+    """Unpack the bytes of an image file as 8-bit sRGB, the way people expect to see it.
+
+    Orientation tags are applied, embedded colour profiles converted, alpha is composited on white, 16 bits become 8.
+
+    Args:
+        data: the whole file.
+        name: what messages call it.
+        max_pixels: larger images are refused before they are unpacked.
+
+    Raises:
+        ImageUnreadable: not an image, damaged, or too large.
+    """
     if not data:
-        raise ImageUnreadable(f"{path} is empty")
+        raise ImageUnreadable(f"{name} is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: the limit below is ours
             with _opened(data) as image:
                 if image.width * image.height > max_pixels:
-                    raise ImageUnreadable(f"{path} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
+                    raise ImageUnreadable(f"{name} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
                 image.load()
                 return _converted(image)
     except UnidentifiedImageError as error:
-        raise ImageUnreadable(f"{path} is not an image that Pillow can read") from error
+        raise ImageUnreadable(f"{name} is not an image that Pillow can read") from error
     except (ImageUnreadable, MemoryError):
         raise
     except Exception as error:  # Pillow's formats raise whatever their parser meets in a damaged file
-        raise ImageUnreadable(f"{path} cannot be read: {_printable(str(error))}") from error
+        raise ImageUnreadable(f"{name} cannot be read: {_printable(str(error))}") from error
 
 
 def images_in(folder: Path) -> list[Path]:

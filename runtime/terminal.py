@@ -21,6 +21,28 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+class Interrupted(Exception):
+    """Ctrl-C in a command that leaves something behind; the message says what."""
+
+
+class MissingExtra(Exception):
+    """A package that only some commands need is not installed."""
+
+
+@contextlib.contextmanager
+def requires_extra(extra: str) -> Iterator[None]:
+    """Around the imports of a command: say in one line which extra of this package brings what is missing.
+
+    Raises:
+        MissingExtra: a package cannot be imported.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        words = f"{missing.name} is not installed; run: pip install 'glc-deploy[{extra}]'"
+        raise MissingExtra(words) from missing
+
+
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run a command line and exit: 0 done, 1 a GlcError in one line, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
     handler = logging.StreamHandler(sys.stderr)
@@ -39,6 +61,12 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         raise
     except GlcError as error:
         _complain(name, f"error: {error}")
+        sys.exit(EXIT_ERROR)
+    except Interrupted as interrupt:
+        _complain(name, f"interrupted; {interrupt}")
+        sys.exit(EXIT_INTERRUPTED)
+    except MissingExtra as missing:
+        _complain(name, f"error: {missing}")
         sys.exit(EXIT_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader left; Python would complain once more at exit

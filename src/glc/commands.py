@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 
+_OF_GLC = ("glc.batch.command",)
+"""Modules that add a command to `glc` when they are imported; light, for every `glc` imports them."""
+
 
 def glc() -> None:
     """The command `glc`."""
-    _run("glc", "glc.runtime.command", "cli,cpu")
+    _run("glc", "glc.runtime.command", "cli,cpu", _OF_GLC)
 
 
 def glc_export() -> None:
@@ -21,9 +24,11 @@ def glc_bench() -> None:
     _run("glc-bench", "glc.bench.command", "bench")
 
 
-def _run(name: str, module: str, extra: str) -> None:
+def _run(name: str, module: str, extra: str, further: tuple[str, ...] = ()) -> None:
     try:
         command = importlib.import_module(module)
+        for more in further:
+            importlib.import_module(more)
     except ModuleNotFoundError as missing:
         sys.exit(f"{name}: error: {missing.name} is not installed; run: pip install 'glc-deploy[{extra}]'")
     command.main()

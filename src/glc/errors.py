@@ -34,7 +34,8 @@ GlcError
 │   └── BuildFailed             the library cannot compile a graph
 └── FileError
     ├── ImageUnreadable         not an image that can be read
-    └── OutputNotWritable       the output cannot be written
+    ├── OutputNotWritable       the output cannot be written
+    └── OutputTaken             the output folder belongs to another batch
 
 A mistake in a call (wrong type, shape or range of an argument) is a TypeError or ValueError instead.
 """
@@ -180,3 +181,7 @@ class ImageUnreadable(FileError):
 
 class OutputNotWritable(FileError):
     """The output cannot be written."""
+
+
+class OutputTaken(FileError):
+    """The output folder of a batch was begun with other settings, or another process works in it."""

@@ -163,7 +163,7 @@ class Reader:
     def close(self) -> None:
         """Free the graphs."""
         self.codec.close()
-        self._networks.close()
+        self._networks.unload()
 
     def _symbols_sha256(self, data: bytes, form: Form) -> str:
         info, payload = read_stream(data, form)
