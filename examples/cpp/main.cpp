@@ -80,7 +80,7 @@ extern "C" void on_interrupt(int) { std::_Exit(130); }
 } // namespace
 
 int main(int count, char **arguments) {
-    std::signal(SIGINT, on_interrupt);
+    std::signal(SIGINT, SIG_DFL); // Ctrl-C ends the program, until it says otherwise below
     try {
         {
             const char *environment = std::getenv("GLC_PYTHON");
@@ -90,9 +90,9 @@ int main(int count, char **arguments) {
             options.threads = 1;
             const glc::Codec codec(python, options);
             run(codec);
-            require(std::signal(SIGINT, on_interrupt) == on_interrupt, "signals are the program's");
+            require(std::signal(SIGINT, on_interrupt) == SIG_DFL, "Python left SIGINT alone");
         }
-        require(std::signal(SIGINT, on_interrupt) == on_interrupt, "signals are the program's behind Python's end");
+        require(std::signal(SIGINT, SIG_DFL) == on_interrupt, "at its end too");
     } catch (const glc::Error &error) {
         std::fprintf(stderr, "glc_embed: error: %s: %s\n", error.kind().c_str(), error.what());
         return 1;

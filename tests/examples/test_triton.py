@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import time
@@ -100,12 +99,14 @@ def _answers(port: int, path: str) -> bool:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two workers; it must end in order when it is told to."""
     found = Server(*_free_ports(3))
-    log = tmp_path_factory.mktemp("triton") / "log"
+    folder = tmp_path_factory.mktemp("triton")
+    log = folder / "log"
     command = [_python(), str(EXAMPLE / "server.py"), "--workers=2", f"--max-pixels={MAX_PIXELS}", "--max-batch=4"]
     command += [f"--http-port={found.http_port}", f"--grpc-port={found.grpc_port}"]
     command += [f"--metrics-port={found.metrics_port}", "--queue-delay-ms=50"]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        environment = os.environ | {"PYTRITON_HOME": str(folder / "home")}  # else it works in the user's cache
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:
         deadline = time.monotonic() + 120
         while not all(_answers(found.http_port, f"/v2/models/{name}/ready") for name in ("glc_encode", "glc_decode")):
@@ -113,10 +114,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         yield found
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         assert process.wait(90) == 0, log.read_text()
         assert not _answers(found.http_port, "/v2/health/live")
+        assert list((folder / "home").iterdir()) == []
     finally:
+        process.terminate()  # Triton's own process ends with this one, and in order only so
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
         process.kill()
         process.wait()
 

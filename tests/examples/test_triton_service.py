@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,10 @@ from PIL import Image
 from tests.conftest import DATA, load_image
 
 import glc
+
+ROOT = Path(__file__).parents[2]
+PINS = ("constraints-dev.txt", "examples/triton/requirements.txt")
+_PIN = re.compile(r"^([\w-]+)==(\S+)$", re.MULTILINE)
 
 NAME = "coffee_200x300.png"
 PHOTO = (DATA / "images" / NAME).read_bytes()
@@ -105,6 +111,13 @@ def test_a_large_image_is_refused_before_it_is_unpacked(service: CodecService) -
     Image.new("1", (1 << 10, 1 << 8)).save(file, "PNG")
     (response,) = service.encode([FakeRequest({"image": _column(file.getvalue())})])
     assert _errors(response) == ["ImageUnreadable: the image has 1024x256 pixels; the limit is 131072"]
+
+
+def test_the_servers_environment_has_the_versions_that_we_test_with() -> None:
+    ours, theirs = (dict(_PIN.findall((ROOT / path).read_text())) for path in PINS)
+    shared = (ours.keys() & theirs.keys()) - {"numpy"}  # PyTriton wants an older one
+    assert shared == {"onnxruntime", "constriction", "pillow"}
+    assert {name: theirs[name] for name in shared} == {name: ours[name] for name in shared}
 
 
 def test_a_defect_is_logged_and_not_told(service: CodecService, caplog: pytest.LogCaptureFixture) -> None:
