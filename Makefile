@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 MODEL  := src/glc/default_model
 LABEL  := demonstration: a small model after two hours of training on two CPU cores; no measure of GLC
 
-.PHONY: setup demo test check bench targets gpu default-model lean clean
+.PHONY: setup demo test check triton-test bench targets gpu default-model lean clean
 
 setup: $(READY)
 
@@ -35,6 +35,20 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# examples/triton needs an older NumPy than ours, and the system's Python, whose libpython Triton loads
+# (Debian: python3-venv libpython3-dev). Half a minute, 0.5 GB.
+TRITON_PYTHON ?= /usr/bin/python3
+TRITON_VENV   := .venv-triton
+
+$(TRITON_VENV)/.ready: pyproject.toml examples/triton/requirements.txt
+	$(TRITON_PYTHON) -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/pip install --quiet --disable-pip-version-check -r examples/triton/requirements.txt -e '.[cpu]'
+	touch $@
+
+# A real Triton Inference Server on the CPU, on free ports of the loopback. About a minute.
+triton-test: $(READY) $(TRITON_VENV)/.ready
+	GLC_TRITON_PYTHON=$(CURDIR)/$(TRITON_VENV)/bin/python $(BIN)/python -m pytest tests/examples/test_triton.py
 
 # Tables of record: $(call record,NAME,COMMAND) writes docs/benchmarks/NAME.md and, from the last line, NAME.json.
 RECORD := docs/benchmarks
@@ -95,4 +109,4 @@ lean:
 	build/lean/bin/python -c "import glc; codec = glc.Codec.open(); codec.decode(codec.encode(memoryview(bytes(12)).cast('B', (2, 2, 3))))"
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(TRITON_VENV)
