@@ -87,9 +87,11 @@ class TileDifference:
     psnr_db: float
     """Of the two decoded images of one stream, to each other."""
     at_borders: float
-    """Mean absolute difference of pixel values in the four rows about a border of strips."""
+    """Mean absolute difference of pixel values in the four rows about each border of strips."""
     elsewhere: float
     """In all other rows."""
+    largest_elsewhere: float
+    """In four rows of each strip at another place, where it is largest."""
 
 
 def run_tiles(run: TileRun) -> TileResult:
@@ -149,16 +151,20 @@ def measure_difference(folder: Path, strip_rows: int) -> TileDifference:
     symbols = [counts for name, counts in changed.items() if name.startswith("symbols_")]
     images: list[NDArray[np.uint8]] = [np.load(folder / f"{kind}_image.npy") for kind in ("whole", "tiles")]
     by_row = np.array([np.abs(a.astype(np.int16) - b).mean() for a, b in zip(*images, strict=True)])
-    position = np.arange(len(by_row)) % strip_rows
-    at_border = (position < 2) | (position >= strip_rows - 2)
+    # Place by place in a strip, in the middle of the image: its first and last rows have no border of strips.
+    places = by_row[2 : 2 + (len(by_row) - 4) // strip_rows * strip_rows].reshape(-1, strip_rows).mean(axis=0)
+    windows = np.convolve(np.concatenate([places, places[:3]]), np.full(4, 0.25), "valid")
+    at_border = strip_rows - 4  # counted from the third row of a strip
+    apart = np.delete(windows, [(at_border + n) % strip_rows for n in range(-3, 4)])
     return TileDifference(
         symbols=sum(size for _, size in symbols),
         symbols_changed=sum(count for count, _ in symbols),
         indices=changed["z_indices"][1],
         indices_changed=changed["z_indices"][0],
         psnr_db=psnr_db(*images),
-        at_borders=float(by_row[at_border].mean()),
-        elsewhere=float(by_row[~at_border].mean()),
+        at_borders=float(windows[at_border]),
+        elsewhere=float(apart.mean()),
+        largest_elsewhere=float(apart.max()),
     )
 
 
@@ -224,7 +230,14 @@ def _tables(rows: list[TileRow], differences: list[TileDifference], refused: lis
         )
     ]
     if differences:
-        headings = ("symbols changed", "z indices changed", "PSNR dB", "difference at borders", "elsewhere")
+        headings = (
+            "symbols changed",
+            "z indices changed",
+            "PSNR dB",
+            "difference at borders",
+            "elsewhere",
+            "largest elsewhere",
+        )
         made.append(Table("Tiles beside one piece", headings, [_cells(one) for one in differences]))
     return made
 
@@ -236,4 +249,5 @@ def _cells(one: TileDifference) -> tuple[str, ...]:
         f"{one.psnr_db:.1f}",
         f"{one.at_borders:.5f}",
         f"{one.elsewhere:.5f}",
+        f"{one.largest_elsewhere:.5f}",
     )

@@ -47,7 +47,9 @@ class Networks:
         self._engines: dict[str, Engine] = {}
         steps = step_signatures(bundle.manifest.config.latent_channels)
         # One a graph: who needs a loaded graph, or another one, waits for nobody.
-        self._loading = {name: threading.Lock() for name in {*bundle.manifest.graphs, *steps}}
+        steps = step_signatures(bundle.manifest.config.latent_channels)
+        names = {*bundle.manifest.graphs, *bundle.manifest.tiles, *steps}  # older bundles lack steps, which is an error
+        self._loading = {name: threading.Lock() for name in names}
 
     @contextlib.contextmanager
     def passage(self) -> Iterator[Passage]:

@@ -17,10 +17,14 @@ from glc.runtime.tile_layout import TileLevel
 Storage = Literal["float32", "float16"]
 
 _FLOAT_BYTES = 4
-_STRIP_BYTES = (32 << 20, 8 << 20)
+_STRIP_BYTES = (96 << 20, 64 << 20, 32 << 20, 16 << 20, 8 << 20, 2 << 20)
 """Of a strip in float32: higher ones have fewer rows that are computed twice."""
-_COPIES = 7
-"""Strips that an engine holds while it runs a graph: input, in its own layout, activated, result, moments."""
+_LEAST_ROWS = 8
+"""Of a strip: with fewer, most of what is computed is computed twice."""
+_COPIES = 10
+"""Strips that an engine holds of a graph: input and result, in its own layout too, activated, for the moments."""
+_UNDER_WAY = 5
+"""Strips that are between graphs."""
 
 
 class Kept(enum.IntEnum):
@@ -43,11 +47,16 @@ class TilePlan:
     storage: Storage
     """Of what is kept."""
     strip_bytes: int
-    """Largest strip, in float32."""
+    """Largest strip in float32, unless it would have too few rows."""
+
+    @property
+    def frees_graphs(self) -> bool:
+        """Whether each graph is freed after each run: one pass runs many, and each would keep what its run took."""
+        return self.kept[0] is not Kept.ALL
 
     def strip_rows(self, level: TileLevel, width: int) -> int:
         """Rows of a strip at a level, of an image's width there."""
-        return max(2, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
+        return max(_LEAST_ROWS, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
 
 
 def plans(levels: int) -> Iterator[TilePlan]:
@@ -78,13 +87,14 @@ def memory_bytes(plan: TilePlan, levels: Sequence[TileLevel], height: int, width
         _FLOAT_BYTES * level.channels * (width >> n) * (count + 4)
         for n, (level, count) in enumerate(zip(levels, rows, strict=True))
     )
-    return largest + strip * _COPIES * _graphs_at_once(plan, levels)
+    return largest + strip * (_COPIES * _graphs_at_once(plan) + _UNDER_WAY)
 
 
-def _graphs_at_once(plan: TilePlan, levels: Sequence[TileLevel]) -> int:
-    """Graphs that one pass runs, each of which keeps the memory of its last run."""
-    lazy = sum(2 * level.blocks + 1 for value, level in zip(plan.kept, levels, strict=True) if value is Kept.NOTHING)
-    return lazy + (1 if plan.kept[-1] is Kept.ALL else 2) + (2 if plan.storage == "float16" else 0)
+def _graphs_at_once(plan: TilePlan) -> int:
+    """Graphs that hold memory at once: those of a pass, where it is not given back after each run."""
+    if plan.frees_graphs:
+        return 1
+    return 4 if plan.storage == "float16" else 2
 
 
 def graph_runs(plan: TilePlan, levels: Sequence[TileLevel]) -> tuple[int, ...]:

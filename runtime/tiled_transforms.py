@@ -44,7 +44,8 @@ class TiledTransforms:
             layout: of the bundle's tile graphs.
             plan: what is kept.
             run: runs a tile graph.
-            forget: called behind every pass: gives back the memory that graphs hold.
+            forget: gives back the memory that graphs hold; called behind every pass, and behind every run where the
+                plan says so.
             on_progress: hears of the work that is done.
         """
         self._layout = layout
@@ -170,6 +171,8 @@ class TiledTransforms:
 
     def _run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         results = self._run_graph(graph, feeds)
+        if self._plan.frees_graphs:
+            self._forget()
         if self._on_progress is not None and "result" in results:
             self._done += results["result"].shape[2] * results["result"].shape[3]
             self._on_progress(min(self._done / self._expected, 1.0))

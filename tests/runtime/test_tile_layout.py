@@ -1,0 +1,50 @@
+"""What a manifest says of its tile graphs, read without trust."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from glc.errors import BundleInvalid, TilesMissing
+from glc.runtime import Bundle
+from glc.runtime.tile_layout import TileLevel, read_layout
+
+
+def test_levels_are_those_of_the_model(mini_bundle: Path) -> None:
+    layout = Bundle.open(mini_bundle).tile_layout()
+    assert layout.analysis == (TileLevel(2, 32), TileLevel(2, 32), TileLevel(2, 64), TileLevel(2, 64))
+    assert layout.synthesis == (TileLevel(3, 32), TileLevel(3, 64), TileLevel(3, 64), TileLevel(3, 128))
+
+
+def test_every_graph_is_missed(mini_bundle: Path) -> None:
+    manifest = Bundle.open(mini_bundle).manifest
+    for name in manifest.tiles:
+        rest = {other: entry for other, entry in manifest.tiles.items() if other != name}
+        if name in ("tile_analysis_0_1_1", "tile_analysis_1_1_1"):
+            assert read_layout(rest, manifest.config).analysis[int(name[14])].blocks == 1, "a shorter level fits too"
+            continue
+        with pytest.raises(BundleInvalid, match="tile"):
+            read_layout(rest, manifest.config)
+
+
+def test_another_shape_is_refused(mini_bundle: Path) -> None:
+    manifest = Bundle.open(mini_bundle).manifest
+    entry = manifest.tiles["tile_synthesis_1_1_1"]
+    wider = dataclasses.replace(entry.inputs[0], shape=(1, 64, None, None))
+    changed = dataclasses.replace(entry, inputs=(wider, *entry.inputs[1:]))
+    with pytest.raises(BundleInvalid, match="tile_synthesis_1_1_1"):
+        read_layout({**manifest.tiles, "tile_synthesis_1_1_1": changed}, manifest.config)
+
+
+def test_an_odd_downsampling_has_no_levels(mini_bundle: Path) -> None:
+    manifest = Bundle.open(mini_bundle).manifest
+    with pytest.raises(BundleInvalid, match="downsampling"):
+        read_layout(manifest.tiles, dataclasses.replace(manifest.config, downsampling=12))
+
+
+def test_a_bundle_without_tiles_says_what_to_do() -> None:
+    bundle = Bundle.open(Path(__file__).parents[1] / "golden" / "tiny.glcb")
+    with pytest.raises(TilesMissing, match="export it again"):
+        bundle.tile_layout()
