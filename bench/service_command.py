@@ -45,20 +45,21 @@ def service(
     rows = [report.of_kind(kind.name) for kind in (*kind_requests(), *hostile_requests())]
     everything = report.of_all()
     title = f"Service: {requests} requests of {clients} clients in {report.duration_s:.0f} s, exit status {status}"
-    tables = [_kinds(title, [*rows, everything]), _memory(report)]
+    tables = [_kinds(title, rows, everything), _memory(report)]
     show("service", tables, rows, style, device_card(), all=everything, memory=report.memory, exit_status=status)
     if everything.wrong or status:
         raise typer.Exit(EXIT_ERROR)
 
 
-def _kinds(title: str, rows: Sequence[KindRow]) -> Table:
+def _kinds(title: str, rows: Sequence[KindRow], everything: KindRow) -> Table:
     headings = ("request", "number", "statuses", "wrong", "p50 ms", "p95 ms", "p99 ms")
     cells = [
         (row.kind, str(row.requests), _statuses(row), str(row.wrong), *map(_ms, (row.p50_ms, row.p95_ms, row.p99_ms)))
         for row in rows
         if row.requests
     ]
-    return Table(title, headings, cells, ("times are of requests that found a place",))
+    notes = (f"all statuses: {_statuses(everything)}", "times are of requests that found a place")
+    return Table(title, headings, cells, notes)
 
 
 def _memory(report: LoadReport) -> Table:
