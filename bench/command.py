@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from glc.bench import compare, file_commands, half, roofline_command, scale, stages, table, threads, tiles
+from glc.bench import (
+    compare,
+    file_commands,
+    half,
+    roofline_command,
+    scale,
+    service_command,
+    stages,
+    table,
+    threads,
+    tiles,
+)
 from glc.bench.app import app
 from glc.runtime.terminal import run
 
@@ -14,6 +25,7 @@ __all__ = [
     "main",
     "roofline_command",
     "scale",
+    "service_command",
     "stages",
     "table",
     "threads",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from glc.errors import ImageUnreadable
+from glc.errors import ImageUnreadable, TooManyPixels
 from glc.runtime.files import read_at_most, write_file
 
 STANDARD_STREAM = Path("-")
@@ -91,12 +91,13 @@ def read_image(path: Path, max_pixels: int) -> LoadedImage:
         max_pixels: larger images are refused before they are unpacked.
 
     Raises:
-        ImageUnreadable: not an image, damaged, or too large.
+        ImageUnreadable: not an image, or damaged.
+        TooManyPixels: too large.
     """
     return decode_image(read_bytes(path), str(path), max_pixels)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int) -> LoadedImage:
+def decode_image(data: bytes, name: str, max_pixels: int, formats: tuple[str, ...] | None = None) -> LoadedImage:
     """Unpack the bytes of an image file as 8-bit sRGB, the way people expect to see it.
 
     Orientation tags are applied, embedded colour profiles converted, alpha is composited on white, 16 bits become 8.
@@ -105,18 +106,20 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> LoadedImage:
         data: the whole file.
         name: what messages call it.
         max_pixels: larger images are refused before they are unpacked.
+        formats: Pillow's names of the formats that are tried; None for all.
 
     Raises:
-        ImageUnreadable: not an image, damaged, or too large.
+        ImageUnreadable: not an image, or damaged.
+        TooManyPixels: too large.
     """
     if not data:
         raise ImageUnreadable(f"{name} is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: the limit below is ours
-            with _opened(data) as image:
+            with _opened(data, formats) as image:
                 if image.width * image.height > max_pixels:
-                    raise ImageUnreadable(f"{name} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
+                    raise TooManyPixels(f"{name} has {image.width}x{image.height} pixels; the limit is {max_pixels}")
                 image.load()
                 return _converted(image)
     except UnidentifiedImageError as error:
@@ -166,12 +169,12 @@ def image_format(path: Path) -> tuple[str, dict[str, Any]]:
     return _WRITTEN[suffix]
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(data: bytes, formats: tuple[str, ...] | None) -> Image.Image:
     """Open with Pillow's own limit set aside: the caller's counts."""
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -15,13 +15,16 @@ CLASSES = {
 
 def test_the_text_at_the_top_of_the_module_is_the_tree() -> None:
     parents: dict[str, str] = {}
-    branch = "GlcError"
+    branch = twig = "GlcError"
     for line in (glc.errors.__doc__ or "").splitlines():
         if match := re.match(r"[├└]── (\w+)", line):
             branch = match[1]
             parents[branch] = "GlcError"
         elif match := re.match(r"[│ ]   [├└]── (\w+)  +\S", line):
-            parents[match[1]] = branch
+            twig = match[1]
+            parents[twig] = branch
+        elif match := re.match(r"[│ ]   [│ ]   [├└]── (\w+)  +\S", line):
+            parents[match[1]] = twig
     assert parents == {name: value.__mro__[1].__name__ for name, value in CLASSES.items() if value is not GlcError}
 
 

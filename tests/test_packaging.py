@@ -48,11 +48,11 @@ def test_the_wheel_holds_every_module_and_the_commands(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("glc/")}
         entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
-    packages = {"engines", "runtime", "export", "bench", "batch"}
+    packages = {"engines", "runtime", "export", "bench", "batch", "service"}
     expected = {f"glc/{folder}/{path.name}" for folder in packages for path in (ROOT / folder).glob("*.py")}
     expected |= {f"glc/{path.name}" for path in (ROOT / "src/glc").iterdir() if path.is_file()}
     expected |= {f"glc/{f}/{p.name}" for f in ("default_model", "photos") for p in (ROOT / "src/glc" / f).iterdir()}
-    assert held == expected
+    assert held == expected | {"glc/service/page.html"}
     assert set(re.findall(r"^(\S+) =", entry_points, re.MULTILINE)) == {"glc", "glc-export", "glc-bench"}
 
 
@@ -72,7 +72,7 @@ def test_the_lean_install_needs_numpy_and_constriction_alone() -> None:
 def test_the_extras_are_those_that_the_readme_names() -> None:
     extras = set(PROJECT["project"]["optional-dependencies"])
     of_engines = {"cpu", "openvino", "gpu", "rtx", "onnxruntime-gpu"}
-    assert extras == of_engines | {"cli", "export", "bench", "batch", "ray", "dev", "all"}
+    assert extras == of_engines | {"cli", "export", "bench", "batch", "ray", "serve", "dev", "all"}
 
 
 @pytest.mark.parametrize(

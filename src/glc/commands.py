@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-_OF_GLC = ("glc.batch.command",)
+_OF_GLC = ("glc.batch.command", "glc.service.command")
 """Modules that add a command to `glc` when they are imported; light, for every `glc` imports them."""
 
 

@@ -32,10 +32,12 @@ GlcError
 │   ├── GraphMismatch           a graph computes something else than the model
 │   ├── BuilderUnavailable      no library here compiles for the target
 │   └── BuildFailed             the library cannot compile a graph
-└── FileError
-    ├── ImageUnreadable         not an image that can be read
-    ├── OutputNotWritable       the output cannot be written
-    └── OutputTaken             the output folder belongs to another batch
+├── FileError
+│   ├── ImageUnreadable         not an image that can be read
+│   │   └── TooManyPixels       more pixels than the limit allows
+│   ├── OutputNotWritable       the output cannot be written
+│   └── OutputTaken             the output folder belongs to another batch
+└── AddressUnavailable          a service cannot listen where it should
 
 A mistake in a call (wrong type, shape or range of an argument) is a TypeError or ValueError instead.
 """
@@ -179,9 +181,17 @@ class ImageUnreadable(FileError):
     """The file is not an image that can be read."""
 
 
+class TooManyPixels(ImageUnreadable):
+    """The image has more pixels than the limit, and was not unpacked."""
+
+
 class OutputNotWritable(FileError):
     """The output cannot be written."""
 
 
 class OutputTaken(FileError):
     """The output folder of a batch was begun with other settings, or another process works in it."""
+
+
+class AddressUnavailable(GlcError):
+    """The address that a service should listen on is taken, not of this machine, or not allowed."""

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from glc.errors import ImageUnreadable
+from glc.errors import ImageUnreadable, TooManyPixels
 from glc.runtime.images import STANDARD_STREAM, LoadedImage, encode_image, read_bytes, read_image
 
 MANY = 1 << 20
@@ -303,7 +303,7 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None
 def test_too_many_pixels_are_refused_from_the_header_alone(side: int, tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(_png(side, side, 8, 2, b""))  # unpacking it would find a truncated image instead
-    with pytest.raises(ImageUnreadable, match=f"{side}x{side} pixels; the limit is 1000$") as caught:
+    with pytest.raises(TooManyPixels, match=f"{side}x{side} pixels; the limit is 1000$") as caught:
         read_image(path, 1000)
     assert str(path) in str(caught.value)
 
@@ -311,7 +311,7 @@ def test_too_many_pixels_are_refused_from_the_header_alone(side: int, tmp_path: 
 def test_the_limit_on_pixels_counts_the_last_one(tmp_path: Path) -> None:
     Image.fromarray(NOISE).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", NOISE.shape[0] * NOISE.shape[1]).pixels.shape == NOISE.shape
-    with pytest.raises(ImageUnreadable):
+    with pytest.raises(TooManyPixels):
         read_image(tmp_path / "a.png", NOISE.shape[0] * NOISE.shape[1] - 1)
 
 
