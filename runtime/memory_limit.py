@@ -30,9 +30,9 @@ def give_back() -> None:
 def image_graph_bytes(base_channels: int, height: int, width: int) -> int:
     """What analysis or synthesis takes for a whole image of the padded size.
 
-    Both engines hold about five tensors of the finest level at their peak (docs/decisions/0010).
+    OpenVINO holds about five tensors of the finest level at its peak, ONNX Runtime seven (docs/decisions/0010).
     """
-    return 6 * _FLOAT_BYTES * base_channels * height * width
+    return 8 * _FLOAT_BYTES * base_channels * height * width
 
 
 def deepest_graph_bytes(channels: int, patch: int, rows: int, columns: int) -> int:

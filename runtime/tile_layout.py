@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from glc.engines import TensorSpec
 from glc.errors import BundleInvalid
 from glc.runtime.manifest import CodecConfig, GraphEntry
+from glc.runtime.messages import named
 from glc.runtime.signatures import Signature
 
 GROUPS = 32
@@ -126,6 +127,7 @@ def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig) -> TileLa
     reader.require("tile_synthesis_end", end_signature(channels))
     for name in (NARROW, WIDEN):
         reader.require(name, conversion_signature(name))
+    reader.require_all_used()
     return TileLayout(tuple(analysis), tuple(reversed(synthesis)))
 
 
@@ -134,6 +136,7 @@ class _Reader:
 
     def __init__(self, graphs: Mapping[str, GraphEntry]) -> None:
         self._graphs = graphs
+        self._used: set[str] = set()
 
     def channels(self, name: str) -> int:
         """Channels that a graph's first output has."""
@@ -147,6 +150,15 @@ class _Reader:
         entry = self._graphs.get(name)
         if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
             raise BundleInvalid(f"manifest.json lists no tile graph {name} with the inputs and outputs of its place")
+        self._used.add(name)
+
+    def require_all_used(self) -> None:
+        """Where one graph of a level is missing, the level looks shorter; what is left over tells."""
+        left = sorted(self._graphs.keys() - self._used)
+        if left:
+            raise BundleInvalid(
+                f"manifest.json lists a tile graph {named(left[0])} that has no place behind the others"
+            )
 
     def blocks(self, prefix: str, channels: int) -> tuple[TileLevel, int]:
         """Residual blocks of one level, and the channels behind the last."""

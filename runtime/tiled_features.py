@@ -106,7 +106,8 @@ class KeptLayer:
 
     def append(self, strip: Array) -> None:
         """Add the next strip."""
-        self._strips.append(strip)
+        # A copy: what an engine gives may hold on to all that its run took.
+        self._strips.append(strip.copy())
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
