@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 from glc.engines import Array, Engine, EngineLoader, HostLoader, StageListener, Tensor, Workspace
+from glc.errors import EngineUnavailable
 
 
 class TappedLoader(HostLoader):
@@ -23,6 +24,14 @@ class TappedLoader(HostLoader):
         self.name, self.fingerprint = inner.name, inner.fingerprint
         self.fetched: dict[str, Array] = {}
         """What the coder fetched last."""
+
+    def sparing(self) -> TappedLoader:
+        """See `HostLoader.sparing`."""
+        if not isinstance(self._inner, HostLoader):
+            raise EngineUnavailable(f"{self.fingerprint} is not an engine on the CPU")
+        loader = TappedLoader(self._inner.sparing(), self._replaced)
+        loader.fetched = self.fetched
+        return loader
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """See `EngineLoader.load`."""

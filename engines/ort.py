@@ -116,9 +116,10 @@ class OrtLoader(HostLoader):
 
     name = "onnxruntime"
 
-    def __init__(self, threads: int | None = None, *, optimise: bool = True) -> None:
+    def __init__(self, threads: int | None = None, *, optimise: bool = True, arena: bool = True) -> None:
         self._threads = threads or available_threads()
         self._optimise = optimise
+        self._arena = arena
 
     @property
     def fingerprint(self) -> str:
@@ -126,12 +127,17 @@ class OrtLoader(HostLoader):
         plain = "" if self._optimise else " without graph optimisation"
         return f"onnxruntime {onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
 
+    def sparing(self) -> OrtLoader:
+        """A loader like this one; see `HostLoader.sparing`."""
+        return OrtLoader(self._threads, optimise=self._optimise, arena=False)
+
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:  # noqa: ARG002 - float32 is exact as it is
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         if not self._optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = self._arena
         return _engine(graph, options, [_CPU_PROVIDER])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Mapping
@@ -34,8 +35,9 @@ _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 class OvEngine:
     """One compiled graph; sizes are free, and requests are reused, so that a new size compiles nothing anew."""
 
-    def __init__(self, source: openvino.Model, model: openvino.CompiledModel) -> None:
+    def __init__(self, source: openvino.Model, model: openvino.CompiledModel, *, sparing: bool = False) -> None:
         self._model: openvino.CompiledModel | None = model
+        self._sparing = sparing
         # The compiled model adds names of fused operations to those of the file.
         self._inputs = tuple(map(_spec, source.inputs))
         self._outputs = tuple(map(_spec, source.outputs))
@@ -69,12 +71,16 @@ class OvEngine:
             request = model.create_infer_request()
         try:
             request.infer([np.ascontiguousarray(feeds[spec.name]) for spec in self._inputs], share_inputs=True)
-            # The request's own buffers are written again by its next run.
-            results = {
-                spec.name: request.get_output_tensor(number).data.copy() for number, spec in enumerate(self._outputs)
-            }
+            tensors = [request.get_output_tensor(number).data for number in range(len(self._outputs))]
+            if self._sparing:
+                model.release_memory()
         except RuntimeError as error:
             raise EngineFailed(f"openvino: {_first_line(error)}") from error
+        names = [spec.name for spec in self._outputs]
+        if self._sparing:  # the request ends here, and leaves its results
+            return dict(zip(names, tensors, strict=True))
+        # The request's own buffers are written again by its next run.
+        results = {name: tensor.copy() for name, tensor in zip(names, tensors, strict=True)}
         with self._lock:
             if len(self._idle) < _MOST_IDLE:
                 self._idle.append(request)
@@ -96,6 +102,7 @@ class OvLoader(HostLoader):
         # Runs at once, each with its threads: by itself, OpenVINO lets one wait for the other.
         self._streams = min(max(1, available_threads() // self._threads), _MOST_STREAMS)
         self._precision = precision or "f32"
+        self._sparing = False
         self._core = openvino.Core()
         capabilities = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         if _CAPABILITIES[self._precision] not in capabilities:
@@ -109,6 +116,12 @@ class OvLoader(HostLoader):
         """All that its float results may depend on."""
         version = openvino.__version__.partition("-")[0]
         return f"openvino {version} {self._precision}, {self._threads} threads, {processor_name()}"
+
+    def sparing(self) -> OvLoader:
+        """A loader like this one; see `HostLoader.sparing`."""
+        loader = copy.copy(self)
+        loader._sparing = True
+        return loader
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
@@ -132,7 +145,7 @@ class OvLoader(HostLoader):
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
         if given != precision:
             raise EngineUnavailable(f"openvino compiled for {given} instead of {precision}; choose another precision")
-        return OvEngine(source, model)
+        return OvEngine(source, model, sparing=self._sparing)
 
 
 def cache_folder() -> Path | None:

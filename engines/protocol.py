@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines.host_arrays import host_array
-from glc.errors import EngineFailed
+from glc.errors import EngineFailed, EngineUnavailable
 
 Array = NDArray[Any]
 
@@ -219,6 +219,14 @@ class HostLoader:
 
     on_device = False
     target: TargetKey | None = None
+
+    def sparing(self) -> EngineLoader:
+        """A loader like this one whose engines give back after each run what the run took.
+
+        Raises:
+            EngineUnavailable: this engine has no such way.
+        """
+        raise EngineUnavailable(f"engine {type(self).__name__} keeps no limit on memory")
 
     @contextlib.contextmanager
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, EngineLoader, StageListener, Tensor, Workspace
+from glc.engines import Array, EngineLoader, HostLoader, StageListener, Tensor, Workspace
 from glc.errors import MemoryLimitTooSmall
 from glc.runtime.bundle import Bundle
 from glc.runtime.memory_limit import (
@@ -61,16 +61,15 @@ class BoundedNetworks(Networks):
         """
         if limit_bytes < 1:
             raise ValueError(f"memory_limit_bytes must be positive; got {limit_bytes}")
-        if loader.on_device:
+        if not isinstance(loader, HostLoader):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
-        super().__init__(bundle, loader, on_stage)
+        super().__init__(bundle, loader.sparing(), on_stage)
         self.layout = bundle.tile_layout()
         self.limit_bytes = limit_bytes
         self.on_progress = on_progress
         self.plan: TilePlan | None = None
         """By which the last transform was computed in tiles."""
         self._turn = threading.Lock()
-        self._ran: dict[str, int] = {}
 
     @contextlib.contextmanager
     def passage(self) -> Iterator[Passage]:
@@ -82,28 +81,23 @@ class BoundedNetworks(Networks):
         """What this process may still take."""
         return self.limit_bytes - resident_bytes()
 
-    def fits(self, graph: str, size: int, needed_bytes: int) -> bool:
+    def fits(self, graph: str, needed_bytes: int) -> bool:
         """Whether a graph can run on a whole tensor; makes room by freeing other graphs.
 
         Args:
             graph: its name.
-            size: positions of the tensor. An engine keeps what the largest run took, so no larger one needs more.
-            needed_bytes: by a first run.
+            needed_bytes: by a run.
         """
-        if size <= self._ran.get(graph, 0):
+        if not self.is_loaded(graph):
+            needed_bytes += loading_bytes(self.file_bytes(graph))
+        if needed_bytes <= self.room_bytes():
             return True
-        needed = needed_bytes + loading_bytes(self.file_bytes(graph))
-        if needed > self.room_bytes():
-            self.free()
-        if needed > self.room_bytes():
-            return False
-        self._ran[graph] = size
-        return True
+        self.free()
+        return needed_bytes <= self.room_bytes()
 
     def free(self) -> None:
         """Free every loaded graph."""
         self.unload()
-        self._ran.clear()
         give_back()
 
     def file_bytes(self, graph: str) -> int:
@@ -128,7 +122,7 @@ class BoundedPassage(Passage):
         multiple = 4 * self._config.downsampling
         height, width = (multiple * side for side in hyper_size)
         levels = self._bounded.layout.analysis
-        if self._bounded.fits("analysis", height * width, image_graph_bytes(levels[0].channels, height, width)):
+        if self._bounded.fits("analysis", image_graph_bytes(levels[0].channels, height, width)):
             return super().analysis(image, q_row, hyper_size)
         plan = self._plan("tile_analysis_deepest", levels, height, width)
         with self._networks.stage("analysis"):
@@ -139,7 +133,7 @@ class BoundedPassage(Passage):
         factor = self._config.downsampling
         height, width = (factor * side for side in y_hat.shape[2:])
         levels = self._bounded.layout.synthesis
-        if self._bounded.fits("synthesis", height * width, image_graph_bytes(levels[0].channels, height, width)):
+        if self._bounded.fits("synthesis", image_graph_bytes(levels[0].channels, height, width)):
             super().synthesise(y_hat, q_row, out)
             return
         plan = self._plan("tile_synthesis_deepest", levels, height, width)
@@ -168,7 +162,7 @@ class BoundedPassage(Passage):
 
     def _fits_whole(self, graph: str, rows: int, columns: int) -> bool:
         needed = prior_graph_bytes(self._config.latent_channels, rows, columns)
-        if self._bounded.fits(graph, rows * columns, needed):
+        if self._bounded.fits(graph, needed):
             return True
         if not self._may_tile_priors:
             raise self._too_small(needed + loading_bytes(self._bounded.file_bytes(graph)))

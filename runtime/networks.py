@@ -73,6 +73,10 @@ class Networks:
         while self._engines:
             self._engines.popitem()[1].close()
 
+    def is_loaded(self, graph: str) -> bool:
+        """Whether a graph is there already."""
+        return graph in self._engines
+
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what runs inside."""
         return timed(name, self._on_stage)

@@ -49,11 +49,6 @@ class TilePlan:
     strip_bytes: int
     """Largest strip in float32, unless it would have too few rows."""
 
-    @property
-    def frees_graphs(self) -> bool:
-        """Whether each graph is freed after each run: one pass runs many, and each would keep what its run took."""
-        return self.kept[0] is not Kept.ALL
-
     def strip_rows(self, level: TileLevel, width: int) -> int:
         """Rows of a strip at a level, of an image's width there."""
         return max(_LEAST_ROWS, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
@@ -87,14 +82,7 @@ def memory_bytes(plan: TilePlan, levels: Sequence[TileLevel], height: int, width
         _FLOAT_BYTES * level.channels * (width >> n) * (count + 4)
         for n, (level, count) in enumerate(zip(levels, rows, strict=True))
     )
-    return largest + strip * (_COPIES * _graphs_at_once(plan) + _UNDER_WAY)
-
-
-def _graphs_at_once(plan: TilePlan) -> int:
-    """Graphs that hold memory at once: those of a pass, where it is not given back after each run."""
-    if plan.frees_graphs:
-        return 1
-    return 4 if plan.storage == "float16" else 2
+    return largest + strip * (_COPIES + _UNDER_WAY)
 
 
 def graph_runs(plan: TilePlan, levels: Sequence[TileLevel]) -> tuple[int, ...]:

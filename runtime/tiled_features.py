@@ -106,8 +106,7 @@ class KeptLayer:
 
     def append(self, strip: Array) -> None:
         """Add the next strip."""
-        # A copy: what an engine gives may hold on to all that its run took.
-        self._strips.append(strip.copy())
+        self._strips.append(strip)
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""

@@ -44,8 +44,7 @@ class TiledTransforms:
             layout: of the bundle's tile graphs.
             plan: what is kept.
             run: runs a tile graph.
-            forget: gives back the memory that graphs hold; called behind every pass, and behind every run where the
-                plan says so.
+            forget: called behind every pass: frees the graphs of the pass, whose primitives hold memory too.
             on_progress: hears of the work that is done.
         """
         self._layout = layout
@@ -61,18 +60,18 @@ class TiledTransforms:
         levels = self._layout.analysis
         self._expect(levels, height, width)
         layer: ComputedLayer = ImageLayer(self._run, "tile_analysis_start", image, height, width)
-        moments = self._measured(layer, levels[0])
+        moments = self._measured(layer, self._plan.strip_rows(levels[0], width))
         features: Layer = layer
         for number, level in enumerate(levels):
             kept, prefix = self._plan.kept[number], f"tile_analysis_{number}"
+            rows = self._plan.strip_rows(level, width >> number)
             for block in range(level.blocks):
-                layer = self._block(f"{prefix}_{block}", features, moments, level, kept)
+                layer = self._block(f"{prefix}_{block}", features, moments, rows, kept)
                 if block + 1 < level.blocks:
-                    features, moments = self._settled(layer, level, kept)
+                    features, moments = self._settled(layer, rows, kept)
             down = GraphLayer(self._run, f"{prefix}_down", layer, Sampling.HALVED)
-            below = levels[number + 1] if number + 1 < len(levels) else level
             after = self._plan.kept[number + 1] if number + 1 < len(levels) else Kept.FEATURES
-            features, moments = self._settled(down, below, after)
+            features, moments = self._settled(down, rows // 2, after)  # of twice as many rows of this level
         whole = features.rows(0, features.height)
         features.forget(features.height)
         results = self._run("tile_analysis_deepest", {"features": whole, "q_row": q_row})
@@ -91,10 +90,11 @@ class TiledTransforms:
         for number in reversed(range(len(levels))):
             level, kept, prefix = levels[number], self._plan.kept[number], f"tile_synthesis_{number}"
             layer: ComputedLayer = GraphLayer(self._run, f"{prefix}_up", features, Sampling.DOUBLED)
+            strip = self._plan.strip_rows(level, layer.width)
             for block in range(level.blocks):
-                features, moments = self._settled(layer, level, kept)
-                layer = self._block(f"{prefix}_{block}", features, moments, level, kept)
-            features, moments = self._settled(layer, level, kept)
+                features, moments = self._settled(layer, strip, kept)
+                layer = self._block(f"{prefix}_{block}", features, moments, strip, kept)
+            features, moments = self._settled(layer, strip, kept)
         if moments is None:
             raise ValueError("a synthesis transform of one level has no tiles")
         _, rows, columns, _ = image.shape
@@ -112,46 +112,45 @@ class TiledTransforms:
             features.forget(end - 1)
         self._forget()
 
-    def _block(self, prefix: str, below: Layer, moments: Moments, level: TileLevel, kept: Kept) -> ComputedLayer:
+    def _block(self, prefix: str, below: Layer, moments: Moments, rows: int, kept: Kept) -> ComputedLayer:
         """A residual block, whose hidden features were gone through."""
         first = GraphLayer(self._run, f"{prefix}_1", below, Sampling.SAME, group_statistics(moments, GROUPS))
         hidden: KeptLayer | GraphLayer = first
         # Where the layer below is not kept, its room is free for what is within the block.
         if kept is Kept.ALL or (kept is Kept.FEATURES and not isinstance(below, KeptLayer)):
-            hidden, of_hidden = self._keep(first, level)
+            hidden, of_hidden = self._keep(first, rows)
         else:
-            of_hidden = self._measured(first, level)
+            of_hidden = self._measured(first, rows)
         return ResidualLayer(self._run, f"{prefix}_2", hidden, below, group_statistics(of_hidden, GROUPS))
 
-    def _settled(self, layer: ComputedLayer, level: TileLevel, kept: Kept) -> tuple[Layer, Moments]:
+    def _settled(self, layer: ComputedLayer, rows: int, kept: Kept) -> tuple[Layer, Moments]:
         """Go through a layer; keep it in place of those that it is made of, where there is room for it."""
         if kept is Kept.NOTHING:
-            return layer, self._measured(layer, level)
-        return self._keep(layer, level, layer.forget)
+            return layer, self._measured(layer, rows)
+        return self._keep(layer, rows, layer.forget)
 
-    def _measured(self, layer: ComputedLayer, level: TileLevel) -> Moments:
-        return self._gone_through(layer, level, _nothing, _nothing)
+    def _measured(self, layer: ComputedLayer, rows: int) -> Moments:
+        return self._gone_through(layer, rows, _nothing, _nothing)
 
     def _keep(
-        self, layer: ComputedLayer, level: TileLevel, forget: Callable[[int], None] = lambda _: None
+        self, layer: ComputedLayer, rows: int, forget: Callable[[int], None] = lambda _: None
     ) -> tuple[KeptLayer, Moments]:
         narrow = self._plan.storage == "float16"
         kept = KeptLayer(
             layer.height,
             layer.width,
-            self._plan.strip_rows(level, layer.width),
+            rows,
             self._widened if narrow else _unchanged,
         )
         store = (lambda strip: kept.append(self._narrowed(strip))) if narrow else kept.append
-        return kept, self._gone_through(layer, level, store, forget)
+        return kept, self._gone_through(layer, rows, store, forget)
 
     def _gone_through(
-        self, layer: ComputedLayer, level: TileLevel, store: Callable[[Array], None], forget: Callable[[int], None]
+        self, layer: ComputedLayer, strip_rows: int, store: Callable[[Array], None], forget: Callable[[int], None]
     ) -> Moments:
         parts = []
-        step = self._plan.strip_rows(level, layer.width)
-        for first in range(0, layer.height, step):
-            end = min(first + step, layer.height)
+        for first in range(0, layer.height, strip_rows):
+            end = min(first + strip_rows, layer.height)
             strip, moments = layer.strip(first, end)
             parts.append(moments)
             store(strip)
@@ -171,8 +170,6 @@ class TiledTransforms:
 
     def _run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         results = self._run_graph(graph, feeds)
-        if self._plan.frees_graphs:
-            self._forget()
         if self._on_progress is not None and "result" in results:
             self._done += results["result"].shape[2] * results["result"].shape[3]
             self._on_progress(min(self._done / self._expected, 1.0))

@@ -81,6 +81,8 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path
         pytest.param(("--synthetic", "mini", "--ckpt", "model.pth"), id="two things to export"),
         pytest.param(("--synthetic", "huge"), id="unknown configuration"),
         pytest.param(("--synthetic", "mini", "--arithmetic", "int4"), id="unknown arithmetic"),
+        pytest.param(("--synthetic", "mini", "--attention-patch", "0"), id="no attention patch"),
+        pytest.param(("--synthetic", "mini", "--attention-patch", "all"), id="unknown attention patch"),
     ],
 )
 def test_a_mistake_in_the_call_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import load_image
 
 import glc
-from glc.engines import CPU_ENGINES, engine_loader
+from glc.engines import CPU_ENGINES
+from glc.engines.ort import OrtDeviceLoader
 from glc.errors import MemoryLimitTooSmall, TilesMissing
 from glc.runtime import bounded_networks
 from glc.runtime.tile_plan import Kept
@@ -112,8 +113,7 @@ def test_a_limit_is_positive(mini_bundle: Path, limit: int) -> None:
 
 
 def test_a_limit_is_for_the_cpu(mini_bundle: Path) -> None:
-    loader = engine_loader("onnxruntime")
-    loader.on_device = True  # type: ignore[misc]
+    loader = OrtDeviceLoader("onnxruntime-cuda", provider="CPUExecutionProvider", device="cpu")
     with pytest.raises(ValueError, match="on the CPU"):
         glc.Codec(glc.Bundle.open(mini_bundle), loader, memory_limit_bytes=MIB)
 

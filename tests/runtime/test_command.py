@@ -241,6 +241,7 @@ def test_without_a_usable_bundle_one_line_says_so(
         pytest.param(("encode", PHOTO, "photos"), r"photos", id="output is a folder"),
         pytest.param(("encode", PHOTO, "out", "--engine", "abacus"), r"'abacus'.*onnxruntime", id="unknown engine"),
         pytest.param(("encode", PHOTO, "out", "--max-pixels", "9"), r"300x200.*limit is 9", id="too many pixels"),
+        pytest.param(("encode", PHOTO, "out", "--max-memory", "20M"), r"needs a memory limit of", id="little memory"),
         pytest.param(("decode", "empty.png", "out.png"), r"empty", id="empty stream"),
         pytest.param(("decode", PHOTO, "out.png"), r"not a GLC bitstream", id="an image as stream"),
     ],
