@@ -23,6 +23,7 @@ from glc.runtime.memory_limit import (
     loading_bytes,
     prior_graph_bytes,
     resident_bytes,
+    return_large_memory,
 )
 from glc.runtime.networks import HyperPrior, Latent, Networks, Passage
 from glc.runtime.spatial_walk import PartPrior
@@ -65,6 +66,7 @@ class BoundedNetworks(Networks):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
         super().__init__(bundle, loader.sparing(), on_stage)
         self.layout = bundle.tile_layout()
+        return_large_memory()
         self.limit_bytes = limit_bytes
         self.on_progress = on_progress
         self.plan: TilePlan | None = None

@@ -67,9 +67,13 @@ class Source:
         return cls(folder)
 
     def members(self) -> list[str]:
-        """Every file but the manifest and the steps, which no engine on the CPU reads: damage to them goes unseen."""
+        """Every file but the manifest and what is not read here, where damage goes unseen: steps, and tiles."""
         files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        return [name for name in files if name != MANIFEST and Path(name).stem not in step_signatures(4)]
+        return [name for name in files if name != MANIFEST and not _is_unread(Path(name).stem)]
+
+
+def _is_unread(graph: str) -> bool:
+    return graph.startswith("tile_") or graph in step_signatures(4)
 
 
 @dataclass(slots=True)
