@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "glc.export"]
 
 def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")
