@@ -22,7 +22,7 @@ from glc.bench.memory import peak_memory_bytes
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
 from glc.bench.tapped import TappedLoader
 from glc.engines import engine_loader
-from glc.errors import GlcError
+from glc.errors import GlcError, MemoryLimitTooSmall
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.demo import psnr_db
@@ -98,12 +98,15 @@ def run_tiles(run: TileRun) -> TileResult:
     """Run a process.
 
     Raises:
-        GlcError: it failed; with its message.
+        MemoryLimitTooSmall: the image does not fit into the limit.
+        GlcError: it failed otherwise; with its last words.
     """
     command = [sys.executable, "-c", _PROGRAM, json.dumps(asdict(run))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if done.returncode:
-        raise GlcError((done.stderr.strip().splitlines() or ["it was killed: not enough memory"])[-1])
+        last = (done.stderr.strip().splitlines() or ["it was killed: not enough memory"])[-1]
+        _, refused, why = last.partition(f"{MemoryLimitTooSmall.__name__}: ")
+        raise MemoryLimitTooSmall(why) if refused else GlcError(last)
     return TileResult(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -201,10 +204,11 @@ def tiles(
                 direction = "decode" if decode else "encode"
                 try:
                     rows.append(TileRow(direction, height, width, limit, run_tiles(run)))
-                except GlcError as refusal:
+                except MemoryLimitTooSmall as refusal:
                     refused.append(f"{direction}: {refusal}")
-            if whole and limit is not None and rows[-1].limit_bytes == limit and rows[-1].result.strip_rows:
-                differences.append(measure_difference(folder, rows[-1].result.strip_rows))
+            made = [row.result.strip_rows for row in rows if limit is not None and row.limit_bytes == limit]
+            if whole and len(made) == 2 and all(made):  # what an earlier limit left must not be compared
+                differences.append(measure_difference(folder, made[1]))
     show("tiles", _tables(rows, differences, refused), rows, style, device_card(), differences=differences)
 
 
