@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -162,13 +161,12 @@ class _Reader:
 
     def blocks(self, prefix: str, channels: int) -> tuple[TileLevel, int]:
         """Residual blocks of one level, and the channels behind the last."""
-        most = channels
-        for block in itertools.count():
-            if f"{prefix}_{block}_1" not in self._graphs:
-                return TileLevel(block, most), channels
+        most, block = channels, 0
+        while f"{prefix}_{block}_1" in self._graphs:
             channels_out = self.channels(f"{prefix}_{block}_1")
             self.require(f"{prefix}_{block}_1", first_half_signature(channels, channels_out))
             self.require(f"{prefix}_{block}_2", second_half_signature(channels_out, channels))
             channels = channels_out
             most = max(most, channels)
-        raise AssertionError
+            block += 1
+        return TileLevel(block, most), channels

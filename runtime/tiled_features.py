@@ -67,15 +67,10 @@ class Sampling(enum.Enum):
 class Layer(Protocol):
     """Features (1, C, height, width) float32."""
 
-    @property
-    def height(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        ...
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
 
     def rows(self, first: int, end: int) -> Array:
         """Rows `first` up to `end`."""
@@ -92,6 +87,10 @@ class ComputedLayer(Layer, Protocol):
     def strip(self, first: int, end: int) -> tuple[Array, Moments]:
         """Rows `first` up to `end`, and their moments."""
         ...
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        return self.strip(first, end)[0]
 
 
 class KeptLayer:
@@ -125,7 +124,7 @@ class KeptLayer:
             self._strips[number] = None
 
 
-class ImageLayer:
+class ImageLayer(ComputedLayer):
     """The first convolution, of pixels; the image is padded to the size of the layer by replication."""
 
     def __init__(self, run: RunGraph, graph: str, image: Array, height: int, width: int) -> None:
@@ -144,15 +143,11 @@ class ImageLayer:
         results = self._run(self._graph, {"image": pixels, "rows": window.chosen(first, end)})
         return _strip(self._graph, results, end - first, self.width)
 
-    def rows(self, first: int, end: int) -> Array:
-        """See `Layer.rows`."""
-        return self.strip(first, end)[0]
-
     def forget(self, before: int) -> None:
         """See `Layer.forget`; the image is the caller's."""
 
 
-class GraphLayer:
+class GraphLayer(ComputedLayer):
     """What one graph computes of the layer below."""
 
     def __init__(
@@ -181,16 +176,12 @@ class GraphLayer:
         feeds = {"features": values, "rows": window.chosen(first, end), **self._statistics}
         return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
 
-    def rows(self, first: int, end: int) -> Array:
-        """See `Layer.rows`."""
-        return self.strip(first, end)[0]
-
     def forget(self, before: int) -> None:
         """See `Layer.forget`."""
         self._below.forget(self._sampling.window(before, before + 1, self._below.height).first)
 
 
-class ResidualLayer:
+class ResidualLayer(ComputedLayer):
     """The second half of a residual block, with the identity."""
 
     def __init__(
@@ -218,10 +209,6 @@ class ResidualLayer:
             identity = self._below.rows(window.first, window.end)
         feeds = {"features": hidden, "residual": identity, "rows": window.chosen(first, end), **self._statistics}
         return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
-
-    def rows(self, first: int, end: int) -> Array:
-        """See `Layer.rows`."""
-        return self.strip(first, end)[0]
 
     def forget(self, before: int) -> None:
         """See `Layer.forget`."""

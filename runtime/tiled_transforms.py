@@ -27,6 +27,10 @@ Progress = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
 
 
+def _nothing(_: object) -> None:
+    """What happens where nothing is kept."""
+
+
 class TiledTransforms:
     """Computes one image by one plan; for one thread."""
 
@@ -133,17 +137,10 @@ class TiledTransforms:
         return self._gone_through(layer, rows, _nothing, _nothing)
 
     def _keep(
-        self, layer: ComputedLayer, rows: int, forget: Callable[[int], None] = lambda _: None
+        self, layer: ComputedLayer, rows: int, forget: Callable[[int], None] = _nothing
     ) -> tuple[KeptLayer, Moments]:
-        narrow = self._plan.storage == "float16"
-        kept = KeptLayer(
-            layer.height,
-            layer.width,
-            rows,
-            self._widened if narrow else _unchanged,
-        )
-        store = (lambda strip: kept.append(self._narrowed(strip))) if narrow else kept.append
-        return kept, self._gone_through(layer, rows, store, forget)
+        kept = KeptLayer(layer.height, layer.width, rows, self._restored)
+        return kept, self._gone_through(layer, rows, lambda strip: kept.append(self._stored(strip)), forget)
 
     def _gone_through(
         self, layer: ComputedLayer, strip_rows: int, store: Callable[[Array], None], forget: Callable[[int], None]
@@ -158,11 +155,14 @@ class TiledTransforms:
         self._forget()
         return merged(parts)
 
-    def _widened(self, values: Array) -> Array:
-        return self._run_graph(WIDEN, {"features": values})["result"]
+    def _stored(self, values: Array) -> Array:
+        return self._converted(NARROW, values)
 
-    def _narrowed(self, values: Array) -> Array:
-        return self._run_graph(NARROW, {"features": values})["result"]
+    def _restored(self, values: Array) -> Array:
+        return self._converted(WIDEN, values)
+
+    def _converted(self, graph: str, values: Array) -> Array:
+        return values if self._plan.storage == "float32" else self._run_graph(graph, {"features": values})["result"]
 
     def _expect(self, levels: tuple[TileLevel, ...], height: int, width: int) -> None:
         runs = graph_runs(self._plan, levels)
@@ -178,14 +178,6 @@ class TiledTransforms:
 
 def _held(values: Array) -> KeptLayer:
     """A layer that is there in one piece."""
-    layer = KeptLayer(values.shape[2], values.shape[3], values.shape[2], _unchanged)
+    layer = KeptLayer(values.shape[2], values.shape[3], values.shape[2], lambda whole: whole)
     layer.append(values)
     return layer
-
-
-def _nothing(_: object) -> None:
-    """What happens where nothing is kept."""
-
-
-def _unchanged(values: Array) -> Array:
-    return values
