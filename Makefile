@@ -22,9 +22,9 @@ demo: $(READY)
 	mkdir -p build
 	$(BIN)/glc demo -o build/demo.png
 
-# Writes the embedded bundle anew; needed after a change of weights, graphs or formats.
+# Writes the embedded bundle anew; needed after a change of weights, graphs or formats. Without tiles, which double it.
 default-model: $(READY)
-	$(BIN)/glc-export --ckpt $(MODEL)/weights.safetensors --label "$(LABEL)" --container zip -o $(MODEL)/demo.glcb
+	$(BIN)/glc-export --ckpt $(MODEL)/weights.safetensors --label "$(LABEL)" --container zip --no-tiles -o $(MODEL)/demo.glcb
 
 test: $(READY)
 	$(BIN)/python -m pytest
