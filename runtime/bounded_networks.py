@@ -28,7 +28,7 @@ from glc.runtime.memory_limit import (
 from glc.runtime.networks import HyperPrior, Latent, Networks, Passage
 from glc.runtime.spatial_walk import PartPrior
 from glc.runtime.tile_layout import TileLevel
-from glc.runtime.tile_plan import TilePlan, memory_bytes, plans
+from glc.runtime.tile_plan import TilePlan, fastest_plan, least_bytes
 from glc.runtime.tiled_priors import tiled_hyper_prior, tiled_spatial_prior
 from glc.runtime.tiled_transforms import Progress, TiledTransforms
 
@@ -179,7 +179,7 @@ class BoundedPassage(Passage):
         return rows
 
     def _plan(self, deepest: str, levels: tuple[TileLevel, ...], height: int, width: int) -> TilePlan:
-        """The fastest plan that there is room for."""
+        """How to compute an image within the limit."""
         bounded = self._bounded
         bounded.free()
         factor = self._config.downsampling
@@ -187,12 +187,13 @@ class BoundedPassage(Passage):
         needed_deepest = loading_bytes(bounded.file_bytes(deepest)) + deepest_graph_bytes(
             channels, self._config.attention_patch, height // factor, width // factor
         )
-        for plan in plans(len(levels)):
-            needed = max(memory_bytes(plan, levels, height, width), needed_deepest)
-            if needed <= bounded.room_bytes():
-                bounded.plan = plan
-                return plan
-        raise self._too_small(needed)
+        largest = max(entry.file.size_bytes for name, entry in bounded.bundle.manifest.tiles.items() if name != deepest)
+        room = bounded.room_bytes()
+        plan = fastest_plan(levels, height, width, room - loading_bytes(largest))
+        if plan is None or needed_deepest > room:
+            raise self._too_small(max(least_bytes(levels, height, width) + loading_bytes(largest), needed_deepest))
+        bounded.plan = plan
+        return plan
 
     def _too_small(self, needed_bytes: int) -> MemoryLimitTooSmall:
         """An error that says how much would do."""

@@ -1,12 +1,11 @@
-"""How an image is computed in tiles: what is kept of each level, and the memory that this takes.
+"""How an image is computed in tiles: how much is kept of each level, in strips of what size, and the memory it takes.
 
 Tiles are strips of the whole width. A GroupNorm needs statistics of its whole input, so that features are gone through
-again and again; at each level they are kept, or computed again from what is (docs/decisions/0010).
+again and again; what is not kept of them is computed again from what is (docs/decisions/0010).
 """
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,25 +16,24 @@ from glc.runtime.tile_layout import TileLevel
 Storage = Literal["float32", "float16"]
 
 _FLOAT_BYTES = 4
+_ITEM_BYTES: dict[Storage, int] = {"float32": _FLOAT_BYTES, "float16": 2}
 _STRIP_BYTES = (96 << 20, 64 << 20, 32 << 20, 16 << 20, 8 << 20, 2 << 20)
 """Of a strip in float32: higher ones have fewer rows that are computed twice."""
 _LEAST_ROWS = 8
 """Of a strip: with fewer, most of what is computed is computed twice."""
-_COPIES = 10
-"""Strips that an engine holds of a graph: input and result, in its own layout too, activated, for the moments."""
-_UNDER_WAY = 5
-"""Strips that are between graphs."""
+_STRIPS_AT_WORK = 9
+"""Strips' worth of memory that is held beside what is kept: two or three between graphs, and what the engine takes to
+run one, measured as 5.3 (OpenVINO) and 4.5 (ONNX Runtime)."""
 
 
-class Kept(enum.IntEnum):
-    """What is kept of one level."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How much is kept of one level: always the first rows, as a share of all."""
 
-    NOTHING = 0
-    """Every pass computes the level from the one before."""
-    FEATURES = 1
-    """What is between residual blocks; what is within is computed twice."""
-    ALL = 2
-    """And what is within."""
+    features: float
+    """Of what is between residual blocks."""
+    within: float
+    """Of what is within a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class TilePlan:
     """One way through the levels of a transform."""
 
     kept: tuple[Kept, ...]
-    """Of each level, from full resolution down."""
+    """Of each level, from full resolution down; below full resolution, features are kept in whole."""
     storage: Storage
     """Of what is kept."""
     strip_bytes: int
@@ -54,41 +52,72 @@ class TilePlan:
         return max(_LEAST_ROWS, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
 
 
-def plans(levels: int) -> Iterator[TilePlan]:
-    """All plans, from the fastest to the one that takes the least memory."""
-    everything = (Kept.ALL,) * levels
-    for strip_bytes in _STRIP_BYTES:
-        yield TilePlan(everything, "float32", strip_bytes)
-    finest = ((Kept.ALL, 0), (Kept.FEATURES, 0), *((Kept.NOTHING, level) for level in range(levels)))
-    for first, lean in finest:
-        # Below the finest level features are always kept: to compute two levels anew takes ten times as long.
-        kept = (first, *(Kept.FEATURES if level <= lean else Kept.ALL for level in range(1, levels)))
-        for strip_bytes in _STRIP_BYTES:
-            yield TilePlan(kept, "float16", strip_bytes)
+def fastest_plan(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> TilePlan | None:
+    """Choose how to compute an image of the padded size above its deepest level.
+
+    Args:
+        levels: from full resolution down.
+        height: of the padded image.
+        width: of the padded image.
+        room_bytes: memory that may be taken.
+
+    Returns:
+        The plan that takes the fewest operations; None where none fits.
+    """
+    plans = _plans(levels, height, width, room_bytes)
+    return min(plans, key=lambda plan: operations(plan, levels, height, width), default=None)
 
 
-def memory_bytes(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: int) -> int:
-    """Estimate of what a plan takes beside the deepest level, for an image of the padded size."""
-    item = 2 if plan.storage == "float16" else _FLOAT_BYTES
-    kept = [
-        value * item * level.channels * (height >> n) * (width >> n)
-        for n, (value, level) in enumerate(zip(plan.kept, levels, strict=True))
-    ]
-    # A level is built while the one before it is still there, but without what is within its blocks.
-    features = [memory // max(value, 1) for memory, value in zip(kept, plan.kept, strict=True)]
-    largest = max(max(kept), *(a + b for a, b in itertools.pairwise(features)), 0)
-    rows = [plan.strip_rows(level, width >> n) for n, level in enumerate(levels)]
-    strip = max(
-        _FLOAT_BYTES * level.channels * (width >> n) * (count + 4)
-        for n, (level, count) in enumerate(zip(levels, rows, strict=True))
-    )
-    return largest + strip * (_COPIES + _UNDER_WAY)
+def least_bytes(levels: Sequence[TileLevel], height: int, width: int) -> int:
+    """Memory with which `fastest_plan` has one."""
+    features = _features_bytes(levels, height, width, "float16")
+    return _at_work_bytes(_STRIP_BYTES[-1], levels, width) + _below_finest_bytes(features)
 
 
-def graph_runs(plan: TilePlan, levels: Sequence[TileLevel]) -> tuple[int, ...]:
-    """How often the positions of each level pass through a graph: what progress is told by."""
-    runs = []
-    for value, level in zip(plan.kept, levels, strict=True):
+def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: int) -> float:
+    """Estimate of what a plan computes, in values of float32 that pass through a convolution, by their channels."""
+    total = 0.0
+    for n, (kept, level) in enumerate(zip(plan.kept, levels, strict=True)):
         halves = 2 * level.blocks
-        runs.append({Kept.ALL: halves, Kept.FEATURES: 3 * level.blocks}.get(value, halves * (halves + 3) // 2) + 1)
-    return tuple(runs)
+        # What is within a block is computed once and, where it is not kept, once more; then the rest of the block.
+        of_kept = kept.features * level.blocks * (3 - kept.within)
+        of_others = (1 - kept.features) * halves * (halves + 3) / 2
+        neighbours = 1 + 3 / plan.strip_rows(level, width >> n)
+        total += (of_kept + of_others) * neighbours * level.channels**2 * (height >> n) * (width >> n)
+    # Storing in float16 takes two conversions of what is kept: a few hundredths of a convolution each.
+    return total * (1.03 if plan.storage == "float16" else 1)
+
+
+def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> Iterator[TilePlan]:
+    for strip_bytes, (storage, _) in itertools.product(_STRIP_BYTES, _ITEM_BYTES.items()):
+        features = _features_bytes(levels, height, width, storage)
+        room = room_bytes - _at_work_bytes(strip_bytes, levels, width)
+        if room < _below_finest_bytes(features):
+            continue
+        finest, *others = features
+        # Rows of the finest level take the place of those of the level below that they are computed from.
+        below = others[0] if others else 0
+        share = 1.0 if finest <= room else (room - below) / (finest - below)
+        kept = [Kept(share, max(0.0, min(1.0, (room - finest) / finest)))]
+        kept += [Kept(1.0, max(0.0, min(1.0, (room - size) / size))) for size in others]
+        yield TilePlan(tuple(kept), storage, strip_bytes)
+
+
+def _features_bytes(levels: Sequence[TileLevel], height: int, width: int, storage: Storage) -> list[int]:
+    """Of each level, what is between two blocks."""
+    return [_ITEM_BYTES[storage] * level.channels * (height >> n) * (width >> n) for n, level in enumerate(levels)]
+
+
+def _below_finest_bytes(features: Sequence[int]) -> int:
+    """What has to be kept: all levels but the finest; one is built while the one before it is still there."""
+    return max(features[1:], default=0) + max(features[2:], default=0)
+
+
+def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], width: int) -> int:
+    """What strips take while they are computed, rows of their neighbours included."""
+    plan = TilePlan((), "float32", strip_bytes)
+    largest = max(
+        _FLOAT_BYTES * level.channels * (width >> n) * (plan.strip_rows(level, width >> n) + 4)
+        for n, level in enumerate(levels)
+    )
+    return _STRIPS_AT_WORK * largest

@@ -7,7 +7,7 @@ for the rows that its convolution sees, and that one asks the next, down to some
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,10 @@ class Sampling(enum.Enum):
                 top = max((first - 1) // 2, 0)
                 return Window(top, min(end // 2 + 1, height), first - 2 * top)
 
+    def needed(self, before: int, height: int, below: int) -> int:
+        """First row of an input of height `below` that the result, of `height`, still needs from row `before` on."""
+        return below if before >= height else self.window(before, before + 1, below).first
+
 
 class Layer(Protocol):
     """Features (1, C, height, width) float32."""
@@ -93,35 +97,79 @@ class ComputedLayer(Layer, Protocol):
         return self.strip(first, end)[0]
 
 
-class KeptLayer:
-    """Strips of equal height that were computed before."""
+class WholeLayer:
+    """Features that are there in one piece."""
 
-    def __init__(self, height: int, width: int, strip_rows: int, restore: Convert) -> None:
-        self.height = height
-        self.width = width
-        self._strip_rows = strip_rows
-        self._restore = restore
-        self._strips: list[Array | None] = []
-
-    def append(self, strip: Array) -> None:
-        """Add the next strip."""
-        self._strips.append(strip)
+    def __init__(self, values: Array) -> None:
+        _, _, self.height, self.width = values.shape
+        self._values = values
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
+        return np.ascontiguousarray(self._values[:, :, first:end])
+
+    def forget(self, before: int) -> None:
+        """See `Layer.forget`; a part of one piece cannot be given back."""
+        if before >= self.height:
+            self._values = self._values[:, :, self.height :].copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """How features are kept."""
+
+    store: Convert
+    """From float32."""
+    restore: Convert
+    """Back to float32."""
+
+
+class PassedLayer:
+    """A layer that is gone through once: its first rows are kept, the others computed again when they are needed."""
+
+    def __init__(self, source: ComputedLayer, strip_rows: int, share: float, storing: Storing) -> None:
+        """Prepare; rows are added by `take`.
+
+        Args:
+            source: computes the layer.
+            strip_rows: height of the strips in which it is gone through.
+            share: how much to keep, 0 to 1; whole strips.
+            storing: how.
+        """
+        self.height = source.height
+        self.width = source.width
+        self.source = source
+        self._strip_rows = strip_rows
+        strips = -(-self.height // strip_rows)
+        self.kept_end = min(self.height, int(share * strips) * strip_rows)
+        """Rows up to here are kept."""
+        self._storing = storing
+        self._strips: list[Array | None] = []
+
+    def take(self, first: int, strip: Array) -> None:
+        """Keep the strip from row `first` on, if it is one of those to keep; strips come in their order."""
+        if first < self.kept_end:
+            self._strips.append(self._storing.store(strip))
+
+    def rows(self, first: int, end: int) -> Array:
+        """See `Layer.rows`."""
+        if first >= self.kept_end:
+            return self.source.rows(first, end)
         size = self._strip_rows
         pieces = []
-        for number in range(first // size, (end - 1) // size + 1):
+        for number in range(first // size, (min(end, self.kept_end) - 1) // size + 1):
             strip = self._strips[number]
             if strip is None:
                 raise IndexError(f"rows {first} to {end} were forgotten")
             pieces.append(strip[:, :, max(first - number * size, 0) : end - number * size])
-        return self._restore(np.concatenate(pieces, axis=2) if len(pieces) > 1 else np.ascontiguousarray(pieces[0]))
+        kept = self._storing.restore(_joined(pieces))
+        return kept if end <= self.kept_end else _joined([kept, self.source.rows(self.kept_end, end)])
 
     def forget(self, before: int) -> None:
         """See `Layer.forget`."""
-        for number in range(min(max(before, 0) // self._strip_rows, len(self._strips))):
-            self._strips[number] = None
+        passed = len(self._strips) if before >= self.height else max(before, 0) // self._strip_rows
+        self._strips[:passed] = [None] * min(passed, len(self._strips))
+        self.source.forget(before)
 
 
 class ImageLayer(ComputedLayer):
@@ -178,19 +226,36 @@ class GraphLayer(ComputedLayer):
 
     def forget(self, before: int) -> None:
         """See `Layer.forget`."""
-        self._below.forget(self._sampling.window(before, before + 1, self._below.height).first)
+        self._below.forget(self._sampling.needed(before, self.height, self._below.height))
 
 
 class ResidualLayer(ComputedLayer):
     """The second half of a residual block, with the identity."""
 
     def __init__(
-        self, run: RunGraph, graph: str, hidden: KeptLayer | GraphLayer, below: Layer, statistics: Mapping[str, Array]
+        self,
+        run: RunGraph,
+        graph: str,
+        first_half: GraphLayer,
+        hidden: PassedLayer,
+        below: Layer,
+        statistics: Mapping[str, Array],
     ) -> None:
+        """Prepare.
+
+        Args:
+            run: runs a graph.
+            graph: the second half.
+            first_half: computes the features within the block.
+            hidden: those that were kept of it.
+            below: what the block is given.
+            statistics: of the features within.
+        """
         self.height = below.height
         self.width = below.width
         self._run = run
         self._graph = graph
+        self._first_half = first_half
         self._hidden = hidden
         self._below = below
         self._statistics = statistics
@@ -198,23 +263,28 @@ class ResidualLayer(ComputedLayer):
     def strip(self, first: int, end: int) -> tuple[Array, Moments]:
         """See `ComputedLayer.strip`."""
         window = Sampling.SAME.window(first, end, self.height)
-        if isinstance(self._hidden, GraphLayer):
+        if window.end <= self._hidden.kept_end:
+            hidden = self._hidden.rows(window.first, window.end)
+            identity = self._below.rows(window.first, window.end)
+        else:
             # Both halves see the same rows of the layer below, which may be long to compute.
             wider = Sampling.SAME.window(window.first, window.end, self.height)
             below = self._below.rows(wider.first, wider.end)
-            hidden, _ = self._hidden.strip_of(below, wider, window.first, window.end)
+            hidden, _ = self._first_half.strip_of(below, wider, window.first, window.end)
             identity = below[:, :, window.first - wider.first : window.end - wider.first]
-        else:
-            hidden = self._hidden.rows(window.first, window.end)
-            identity = self._below.rows(window.first, window.end)
         feeds = {"features": hidden, "residual": identity, "rows": window.chosen(first, end), **self._statistics}
         return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
 
     def forget(self, before: int) -> None:
         """See `Layer.forget`."""
-        seen = Sampling.SAME.window(before, before + 1, self.height).first
+        seen = Sampling.SAME.needed(before, self.height, self.height)
         self._hidden.forget(seen)
-        self._below.forget(Sampling.SAME.window(seen, seen + 1, self.height).first)
+        self._below.forget(Sampling.SAME.needed(seen, self.height, self.height))
+
+
+def _joined(pieces: Sequence[Array]) -> Array:
+    """Strips one below the other, as one array."""
+    return np.concatenate(pieces, axis=2) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
 
 
 def _strip(graph: str, results: Mapping[str, Array], rows: int, columns: int) -> tuple[Array, Moments]:

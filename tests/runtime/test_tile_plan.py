@@ -1,35 +1,62 @@
-"""Plans: from the fastest to the leanest."""
+"""Plans: what they keep in the memory that there is."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from glc.runtime.tile_layout import TileLevel
-from glc.runtime.tile_plan import Kept, TilePlan, graph_runs, memory_bytes, plans
+from glc.runtime.tile_plan import fastest_plan, least_bytes, operations
 
 NATURAL = (TileLevel(3, 128), TileLevel(3, 256), TileLevel(3, 256), TileLevel(3, 512))
+EIGHT_K = (4352, 7680)
+GIB = 1 << 30
 
 
-def work(plan: TilePlan) -> float:
-    return float(sum(runs / 4**level for level, runs in enumerate(graph_runs(plan, NATURAL))))
+def test_with_room_all_is_kept_in_float32() -> None:
+    plan = fastest_plan(NATURAL, 1536, 2048, 16 * GIB)
+    assert plan is not None
+    assert plan.storage == "float32"
+    assert all((kept.features, kept.within) == (1, 1) for kept in plan.kept)
 
 
-def test_plans_get_slower_and_the_last_takes_the_least_memory() -> None:
-    made = list(plans(len(NATURAL)))
-    assert made[0].storage == "float32"
-    assert all(kept is Kept.ALL for kept in made[0].kept)
-    assert all(work(a) <= work(b) for a, b in pairwise(made))
-    assert len({(plan.kept, plan.storage, plan.strip_bytes) for plan in made}) == len(made)
-    memory = [memory_bytes(plan, NATURAL, 4352, 7680) for plan in made]
-    assert min(memory) == memory[-1]
-    assert memory[-1] < memory[0] / 5
+def test_less_memory_never_takes_fewer_operations() -> None:
+    rooms = [least_bytes(NATURAL, *EIGHT_K), *(n * GIB for n in (7, 8, 10, 16, 32, 64))]
+    work = []
+    for room in rooms:
+        plan = fastest_plan(NATURAL, *EIGHT_K, room)
+        assert plan is not None
+        work.append(operations(plan, NATURAL, *EIGHT_K))
+    assert all(a >= b for a, b in pairwise(work))
+    assert work[0] > 1.5 * work[-1]
 
 
-def test_only_the_finest_level_is_ever_computed_anew() -> None:
-    assert all(Kept.NOTHING not in plan.kept[1:] for plan in plans(len(NATURAL)))
+def test_only_of_the_finest_level_are_features_computed_anew() -> None:
+    for room in (7, 8, 10, 16, 32):
+        plan = fastest_plan(NATURAL, *EIGHT_K, room * GIB)
+        assert plan is not None
+        assert all(kept.features == 1 for kept in plan.kept[1:])
+        assert all(0 <= share <= 1 for kept in plan.kept for share in (kept.features, kept.within))
 
 
-def test_strips_have_rows_whatever_the_width() -> None:
-    for plan in plans(len(NATURAL)):
-        assert plan.strip_rows(NATURAL[0], 1 << 20) >= 8
-        assert plan.strip_rows(NATURAL[0], 64) * 64 * 128 * 4 <= plan.strip_bytes
+def test_below_the_least_there_is_no_plan() -> None:
+    least = least_bytes(NATURAL, *EIGHT_K)
+    assert fastest_plan(NATURAL, *EIGHT_K, least) is not None
+    assert fastest_plan(NATURAL, *EIGHT_K, least - 1) is None
+
+
+@pytest.mark.parametrize("room", [8 * GIB, 64 * GIB])
+def test_strips_have_rows_whatever_the_width(room: int) -> None:
+    plan = fastest_plan(NATURAL, *EIGHT_K, room)
+    assert plan is not None
+    assert plan.strip_rows(NATURAL[0], 1 << 20) >= 8
+    assert plan.strip_rows(NATURAL[0], 64) * 64 * 128 * 4 <= plan.strip_bytes
+
+
+def test_a_level_may_hold_more_than_the_one_above_it() -> None:
+    levels = (TileLevel(1, 8), TileLevel(1, 512))
+    for room in (least_bytes(levels, 256, 256), GIB):
+        plan = fastest_plan(levels, 256, 256, room)
+        assert plan is not None
+        assert 0 <= plan.kept[0].features <= 1
