@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from glc.runtime.demo import psnr_db
 from glc.runtime.terminal import MissingExtra, requires_extra
 
-MS_SSIM_SIDE = 161
-"""Pixels, the least that both sides must have: five scales, an 11x11 window at the smallest."""
+MS_SSIM_SIDE = 176
+"""Pixels, the least that both sides must have: at the smallest of five scales, 1/16, a window of 11x11 must fit."""
 
 
 @dataclass(frozen=True, slots=True)

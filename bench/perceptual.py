@@ -232,7 +232,7 @@ def _lpips(network: str) -> Comparison:
 
 def _dists() -> Comparison:
     require_torchmetrics()
-    from torchmetrics.functional.image.dists import DISTSNetwork  # torchmetrics' own class would load VGG16 each time
+    from torchmetrics.functional.image.dists import DISTSNetwork  # its class for users loads VGG16 at every call
 
     network = DISTSNetwork()
     return lambda decoded, original: float(network(decoded, original))
