@@ -98,7 +98,7 @@ def quality(
     tables = [_means(results.points, notes), _images([row for row in measured.rows if row.codec == name])]
     if names[1:]:
         tables.append(_differences(differences, names[1:]))
-    show("quality", tables, results.rows, style, None, points=list(results.points), bd=differences, notes_of=name)
+    show("quality", tables, results.rows, style, None, points=list(results.points), bd=differences, codec=name)
 
 
 def _others(against: Sequence[str], images: Sequence[str]) -> tuple[list[Contender], list[Results], list[str]]:
