@@ -62,6 +62,9 @@ build/%.glcb: | $(READY)
 # PEER_PYTHON=/path/to/python names an interpreter that has the peers, which need an older NumPy than ours.
 PEERS := $(if $(PEER_PYTHON),--peer compressai --peer neuralcompression --peer-python $(PEER_PYTHON))
 
+# PHOTOS=/path/to/photographs names the folder that quality is measured on; that table is left as it is without.
+QUALITY := --max-side 1024 --against jpeg --against webp --against avif --against jxl --plot $(RECORD)/quality-demo.png
+
 # Nothing else may run meanwhile. About half an hour on two cores.
 bench: $(READY) build/natural.glcb build/facial.glcb
 	mkdir -p $(RECORD)
@@ -73,6 +76,7 @@ bench: $(READY) build/natural.glcb build/facial.glcb
 	$(call record,roofline-natural-a100,roofline -b build/natural.glcb --device a100-40g --entropy-ms 6.8 11.7)
 	$(call record,rate-demo,rate --ckpt $(MODEL)/weights.safetensors -b $(MODEL)/demo.glcb tests/data/images/*.png)
 	$(call record,startup,startup -b $(MODEL)/demo.glcb --image tests/data/images/coffee_200x300.png)
+	$(if $(PHOTOS),$(call record,quality-demo,quality -b $(MODEL)/demo.glcb --data $(PHOTOS) $(QUALITY)))
 
 # Compiles the published configurations for every card that TensorRT for RTX knows of ours; needs no GPU, about 6 minutes.
 targets: $(READY) build/natural.glcb build/facial.glcb
