@@ -26,9 +26,14 @@ def default_weights() -> Path:
     """Path of the weights that the embedded bundle was exported from.
 
     Raises:
-        BundleNotFound: the installation is incomplete.
+        BundleNotFound: this is an installed package, which does not carry them.
     """
-    return _packaged("default_model/weights.safetensors")
+    path = Path(str(files("glc"))) / "default_model" / "weights.safetensors"
+    if not path.is_file():
+        raise BundleNotFound(
+            f"{path} is missing: installed packages do without these weights; take a checkout of glc-deploy"
+        )
+    return path
 
 
 def packaged_photos() -> list[Path]:
