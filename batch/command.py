@@ -11,9 +11,10 @@ import typer
 
 from glc.batch.names import RESULTS_NAME
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.command import AsJson, BundlePath, EngineName, MaxPixels, Precision, app
+from glc.runtime.command import AsJson, BundlePath, Decoder, Encoder, EngineName, MaxPixels, Precision, app
 from glc.runtime.images import image_format as require_image_format
 from glc.runtime.terminal import EXIT_ERROR, Interrupted, requires_extra
+from glc.runtime.transforms import OWN
 
 if TYPE_CHECKING:
     from glc.batch.job import Tally
@@ -31,7 +32,9 @@ def batch(
     quality: Annotated[
         float | None, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate; 1 by default.")
     ] = None,
+    encoder: Encoder = OWN,
     decode: Annotated[bool, typer.Option("--decode", help="Bitstreams to images, not images to bitstreams.")] = False,
+    decoder: Decoder = OWN,
     image_format: Annotated[str | None, typer.Option("--format", help="Of decoded images; png by default.")] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Images under way at once; one for each core by default.")
@@ -52,15 +55,17 @@ def batch(
     """Encode many images: glc batch photos/ -o coded/ -q 1. Run it again to do what is missing."""
     if decode and quality is not None:
         raise typer.BadParameter("--quality is for encoding; streams state their own")
-    if image_format is not None and not decode:
-        raise typer.BadParameter("--format is for --decode")
+    if decode and encoder != OWN:
+        raise typer.BadParameter("--encoder is for encoding")
+    if not decode and (image_format is not None or decoder != OWN):
+        raise typer.BadParameter("--format and --decoder are for --decode")
     with requires_extra("batch"):
         from glc.batch.session import Request, run_request
         from glc.batch.work import Decoding, Encoding
     if decode:
-        work: Encoding | Decoding = Decoding(_ending(image_format))
+        work: Encoding | Decoding = Decoding(_ending(image_format), decoder)
     else:
-        work = Encoding(1.0 if quality is None else quality, max_pixels)
+        work = Encoding(1.0 if quality is None else quality, max_pixels, encoder)
     request = Request(
         inputs=tuple(inputs),
         out=out,

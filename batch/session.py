@@ -22,8 +22,10 @@ from glc.engines.processor import available_threads
 from glc.errors import EngineUnavailable, ImageUnreadable
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import Codec
+from glc.runtime.command import require_known
 from glc.runtime.default_model import default_bundle
 from glc.runtime.terminal import requires_extra
+from glc.runtime.transforms import ANALYSIS, OWN, SYNTHESIS, transforms
 
 _logger = logging.getLogger(__name__)
 
@@ -157,13 +159,22 @@ def _workers(codec: Codec, threads: int) -> int:
 
 
 def _settings(work: Work, bundle: Bundle, engine: str) -> dict[str, str]:
-    """Exact arithmetic may change engines within a folder: any of them decodes what the others made."""
+    """Exact arithmetic may change engines within a folder: any of them decodes what the others made.
+
+    The model's own encoder and decoder go without saying, as in folders that were begun when there were no others.
+    """
     highest = bundle.manifest.config.qualities - 1
     if isinstance(work, Encoding) and not 0 <= work.quality <= highest:
         raise typer.BadParameter(f"quality must lie in 0..{highest}; got {work.quality:g}")
+    kind, own, name = (
+        ("encoder", ANALYSIS, work.encoder) if isinstance(work, Encoding) else ("decoder", SYNTHESIS, work.decoder)
+    )
+    require_known(f"--{kind}", name, tuple(transforms(bundle.manifest.graphs, own)))
     settings = {"model": bundle.manifest.model_id[:16]}
     if bundle.manifest.arithmetic != "exact":
         settings["engine"] = engine
+    if name != OWN:
+        settings[kind] = name
     if isinstance(work, Encoding):
         return settings | {"work": "encoding", "quality": f"{work.quality:g}"}
     return settings | {"work": "decoding", "format": work.ending}

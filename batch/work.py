@@ -17,6 +17,7 @@ from glc.runtime.bitstream import inspect
 from glc.runtime.codec import Codec
 from glc.runtime.images import decode_image, encode_image
 from glc.runtime.messages import one_line
+from glc.runtime.transforms import OWN
 
 _OF_THE_PLACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 """What would keep every further output from being written, too."""
@@ -35,6 +36,8 @@ class Encoding:
 
     quality: float
     max_pixels: int
+    encoder: str = OWN
+    """One of the bundle's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Decoding:
 
     ending: str
     """Of an image format, such as `.png`."""
+    decoder: str = OWN
+    """One of the bundle's."""
 
 
 Work = Encoding | Decoding
@@ -112,9 +117,9 @@ class Worker:
     def _coded(self, data: bytes, name: str) -> _Coded:
         if isinstance(self._work, Encoding):
             image = decode_image(data, name, self._work.max_pixels)
-            stream = self._codec.encode(image.pixels, self._work.quality)
+            stream = self._codec.encode(image.pixels, self._work.quality, encoder=self._work.encoder)
             return _Coded(stream, stream)
-        pixels = self._codec.decode(data)
+        pixels = self._codec.decode(data, decoder=self._work.decoder)
         return _Coded(data, encode_image(pixels, Path(f"output{self._work.ending}")))
 
 

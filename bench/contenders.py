@@ -24,6 +24,7 @@ from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.default_model import packaged_photos
 from glc.runtime.images import read_image
 from glc.runtime.spatial_walk import PARTS
+from glc.runtime.transforms import OWN
 
 _QUALITY = 1
 _ENGINES = (
@@ -79,6 +80,9 @@ class Task:
     threads: int
     estimate_bpp: float
     """Of what codecs of this model code, from `estimated_bpp`."""
+    encoder: str = OWN
+    """One of the bundle's, on engines; PyTorch has the model's own."""
+    decoder: str = OWN
 
     @property
     def size(self) -> tuple[int, int]:
@@ -103,15 +107,19 @@ def estimated_bpp(model: GlcModel, bundle: Bundle, image: NDArray[np.uint8], bit
 def engine_contenders(task: Task) -> Iterator[Contender | Missing]:
     """This runtime on every engine and precision."""
     bundle = Bundle.open(task.bundle)
+    ways = (("encoder", task.encoder), ("decoder", task.decoder))
+    chosen = "".join(f", {kind} {name}" for kind, name in ways if name != OWN)
     for engine, precision in _ENGINES:
-        name, threads = f"{engine} {precision}", task.threads if engine in CPU_ENGINES else None
+        name, threads = f"{engine} {precision}{chosen}", task.threads if engine in CPU_ENGINES else None
         try:
             loader = engine_loader(engine, threads, precision)
             bundle.require_target(loader.target)
         except (EngineUnavailable, TargetMissing) as error:
             yield Missing(name, str(error))
         else:
-            spec = FirstImageSpec(str(task.bundle), None, engine, precision, threads, *task.size)
+            spec = FirstImageSpec(
+                str(task.bundle), None, engine, precision, threads, *task.size, task.encoder, task.decoder
+            )
             yield _codec_contender(task, name, bundle, loader, spec)
 
 
@@ -123,7 +131,7 @@ def torch_contenders(task: Task, modes: Iterable[str]) -> Iterator[Contender]:
     """
     bundle = open_published(task.bundle)
     for mode in modes:
-        spec = FirstImageSpec(str(task.bundle), task.checkpoint, mode, None, task.threads, *task.size)
+        spec = FirstImageSpec(str(task.bundle), task.checkpoint, mode, None, task.threads, *task.size, OWN, OWN)
         yield _codec_contender(task, f"PyTorch {mode}", bundle, published(task.model, bundle, mode), spec)
 
 
@@ -170,27 +178,33 @@ def _codec_contender(task: Task, name: str, bundle: Bundle, loader: EngineLoader
     staged = opened(note)
     # A device runs all steps of an image in one launch, unless a listener wants them one by one.
     whole = opened(None) if loader.on_device else staged
+    for codec in {staged, whole}:
+        codec.warm_up(encoder=spec.encoder, decoder=spec.decoder)
     parameters = sum(tensor.numel() for tensor in task.model.parameters())
-    turn = functools.partial(_codec_turn, whole, staged, task.image, stages)
-    return Contender(name, parameters, task.estimate_bpp, turn, lambda: measure_first_image(spec))
+    turn = functools.partial(_codec_turn, whole, staged, task.image, stages, spec.encoder, spec.decoder)
+    # What is drawn costs the same whatever the encoder; what is coded was estimated for the model's own.
+    estimate = task.estimate_bpp if spec.encoder == OWN or task.bits_per_symbol is not None else None
+    return Contender(name, parameters, estimate, turn, lambda: measure_first_image(spec))
 
 
-def _codec_turn(whole: Codec, staged: Codec, image: NDArray[np.uint8], stages: dict[str, float]) -> Turn:
+def _codec_turn(
+    whole: Codec, staged: Codec, image: NDArray[np.uint8], stages: dict[str, float], encoder: str, decoder: str
+) -> Turn:
     """Time both directions on one codec, and their stages on another, which may be the same."""
     turn = Turn()
     stages.clear()
     start = perf_counter()
-    data = whole.encode(image, _QUALITY)
+    data = whole.encode(image, _QUALITY, encoder=encoder)
     turn.encode_ms, turn.file_bytes = 1e3 * (perf_counter() - start), len(data)
     if staged is not whole:
-        staged.encode(image, _QUALITY)
+        staged.encode(image, _QUALITY, encoder=encoder)
     turn.encode_stages = dict(stages)
     stages.clear()
     start = perf_counter()
-    whole.decode(data)
+    whole.decode(data, decoder=decoder)
     turn.decode_ms = 1e3 * (perf_counter() - start)
     if staged is not whole:
-        staged.decode(data)
+        staged.decode(data, decoder=decoder)
     turn.decode_stages = dict(stages)
     return turn
 

@@ -41,6 +41,8 @@ class FirstImageSpec:
     """Of the CPU; None for an engine on a GPU."""
     height: int
     width: int
+    encoder: str
+    decoder: str
 
 
 def measure_first_image(spec: FirstImageSpec) -> FirstImage:
@@ -78,14 +80,14 @@ def _run(spec: FirstImageSpec, start: float) -> FirstImage:
         bundle = open_published(spec.bundle)
         codec = glc.Codec(bundle, published(load_checkpoint(spec.checkpoint), bundle, spec.engine))
     with codec:
-        codec.warm_up()
+        codec.warm_up(encoder=spec.encoder, decoder=spec.decoder)
         opened = time.perf_counter()
         rows = np.arange(spec.height, dtype=np.float32)[:, None, None] / spec.height
         columns = np.arange(spec.width, dtype=np.float32)[None, :, None] / spec.width
         image = (255 * np.abs(np.sin(3 * rows + 2 * columns + np.arange(3)))).astype(np.uint8)
-        data = codec.encode(image)
+        data = codec.encode(image, encoder=spec.encoder)
         encoded = time.perf_counter()
-        codec.decode(data)
+        codec.decode(data, decoder=spec.decoder)
     return FirstImage(
         1e3 * (imported - start),
         1e3 * (opened - imported),

@@ -31,6 +31,7 @@ from glc.bench.timing import Spread, take_turns
 from glc.bench.torch_engine import MODES
 from glc.export import GlcModel
 from glc.runtime.bundle import Bundle
+from glc.runtime.transforms import OWN
 
 _ENTROPY = "entropy_coding"
 AGAIN = ", again"
@@ -111,6 +112,8 @@ def measure_table(
     modes: Sequence[str] = MODES,
     peers: Sequence[str] = (),
     peer_python: str | None = None,
+    encoder: str = OWN,
+    decoder: str = OWN,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> list[LatencyRow]:
     """Time every engine and precision beside the same model in PyTorch, row by row in turn.
@@ -125,6 +128,8 @@ def measure_table(
         modes: of PyTorch.
         peers: packages of other codecs.
         peer_python: interpreter that has them; this one by default.
+        encoder: of the bundle, on engines; PyTorch has the model's own.
+        decoder: likewise.
         on_step: called with what comes next.
 
     Raises:
@@ -140,7 +145,7 @@ def measure_table(
         image = photograph(setting.height, setting.width)
         on_step("estimate the rate")
         estimate = estimated_bpp(model, opened, image, bits)
-        task = Task(model, bundle, checkpoint, image, bits, threads, estimate)
+        task = Task(model, bundle, checkpoint, image, bits, threads, estimate, encoder, decoder)
         on_step("load engines")
         found: list[Contender | Missing] = [*engine_contenders(task)]
         last = next(one for one in reversed(found) if isinstance(one, Contender))

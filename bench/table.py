@@ -19,7 +19,10 @@ from glc.bench.timing import AGREEMENT, Spread, disagreement
 from glc.engines.processor import available_threads
 from glc.export import GlcModel, export_bundle, load_checkpoint, synthetic_model
 from glc.export.synthetic import CONFIGS
+from glc.runtime.bundle import Bundle
+from glc.runtime.command import Decoder, Encoder, require_known
 from glc.runtime.default_model import default_bundle, default_weights
+from glc.runtime.transforms import ANALYSIS, OWN, SYNTHESIS, transforms
 
 _ADDS_UP = 0.03
 """Medians of the parts of a row may miss the median of the whole by this much."""
@@ -52,6 +55,8 @@ def table(
     checkpoint: Annotated[
         Path | None, typer.Option("--ckpt", help="Its checkpoint; synthetic weights, or the demo's own, without.")
     ] = None,
+    encoder: Encoder = OWN,
+    decoder: Decoder = OWN,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-n", min=1, help="Timed turns, after one more.")] = 5,
     peer: Annotated[
@@ -67,7 +72,8 @@ def table(
     """Latency, memory and start-up of every engine beside PyTorch on this machine, in one run.
 
     Rows take turns, so that a slow moment of the machine meets all of them alike. Symbols are drawn at the paper's
-    rate where the weights are not trained, since the entropy coder's time depends on it.
+    rate where the weights are not trained, since the entropy coder's time depends on it. PyTorch's rows are of the
+    model's own encoder and decoder, whatever --encoder and --decoder choose.
     """
     style = chosen_style(markdown=markdown, latex=latex, as_csv=as_csv)
     for package in peer or ():
@@ -82,6 +88,9 @@ def table(
         if path is None:
             status.update("export a bundle")
             path = export_bundle(model, Path(folder) / "model.glcb", label=config.value).path
+        graphs = Bundle.open(path).manifest.graphs
+        require_known("--encoder", encoder, tuple(transforms(graphs, ANALYSIS)))
+        require_known("--decoder", decoder, tuple(transforms(graphs, SYNTHESIS)))
         rows = measure_table(
             config,
             model,
@@ -90,6 +99,8 @@ def table(
             repetitions=repetitions,
             peers=peer or (),
             peer_python=peer_python,
+            encoder=encoder,
+            decoder=decoder,
             on_step=status.update,
         )
     show("table", [latency_table(rows, SETTINGS[config])], rows, style, device_card())

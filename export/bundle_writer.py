@@ -6,54 +6,46 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, engine_loader
+from glc.engines import Array
+from glc.errors import CheckpointMismatch
 from glc.export.bundle_files import BundleFiles, Container, require_replaceable
 from glc.export.conformance import conformance_cases
 from glc.export.exact_graphs import exact_graphs
 from glc.export.exact_priors import ExactPriors, exact_priors
 from glc.export.exact_report import RoundingReport, rounding_report
-from glc.export.graphs import GraphSource, float_graphs, interpolated_row
+from glc.export.further_transforms import TABLES, Transform, packed, write_transforms
+from glc.export.graph_files import GraphReport, write_graph, write_tiles
+from glc.export.graphs import float_graphs, interpolated_row
 from glc.export.model import GlcModel
-from glc.export.onnx_graph import tensor_specs, to_onnx, weight_count
-from glc.export.parity import Difference, compare, compare_tiles, expected_runs, parity_sizes, test_image
+from glc.export.onnx_graph import tensor_specs
+from glc.export.parity import compare_tiles, expected_runs, parity_sizes, test_image
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.export.step_graphs import step_graphs
 from glc.export.tile_graphs import can_be_tiled, tile_graphs
 from glc.runtime.bundle import MANIFEST, Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.conformance import require_conformance
 from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import staged
 from glc.runtime.images import read_image
 from glc.runtime.manifest import ArithmeticName, CodecConfig, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.tile_layout import read_layout
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS
 
-_TABLES = "tables.npz"
 _CONFORMANCE = "conformance.npz"
 _DECODING_PREFIXES = ("z_vq.", "hyper_dec.", "y_prior_fusion.", "y_spatial_prior")
 """Tensors that decide what a payload means; all others may change without touching a stream."""
 
 
 EXPORT_STEPS = 11
-"""Calls of `on_step` at most: calibration, report, torch at three sizes, six graphs, tiles, the manifest."""
-
-
-@dataclass(frozen=True, slots=True)
-class GraphReport:
-    """What export says of one graph."""
-
-    name: str
-    parameters: int
-    size_bytes: int
-    difference: Difference
+"""Calls of `on_step` at most: calibration, report, torch at three sizes, six graphs, tiles, the manifest; and one
+for each further encoder or decoder."""
 
 
 def export_bundle(
@@ -69,6 +61,7 @@ def export_bundle(
     on_graph: Callable[[GraphReport], None] = lambda _: None,
     on_rounding: Callable[[RoundingReport], None] | None = None,
     layers: bool = False,
+    further: Sequence[Transform] = (),
 ) -> Bundle:
     """Export a model. Every graph is compared with torch at three sizes before anything appears at `out`.
 
@@ -86,6 +79,7 @@ def export_bundle(
         on_graph: called with the result of each graph.
         on_rounding: called with what exact arithmetic does to the rate of the images; not measured without.
         layers: whether that tells of each layer, which takes a hundred times as many walks through the priors.
+        further: encoders and decoders beside the model's own.
 
     Returns:
         The bundle, opened.
@@ -124,15 +118,22 @@ def export_bundle(
         graphs: dict[str, GraphEntry] = {}
         for source in sources:
             on_step(f"export {source.name}")
-            entry, report = _export_graph(source, [run[source.name] for run in runs], cases.get(source.name), writer)
+            entry, report = write_graph(source, [run[source.name] for run in runs], cases.get(source.name), writer)
             graphs[source.name] = entry
             on_graph(report)
         for name, data in step_graphs(model.config.latent_channels).items():
             graphs[name] = GraphEntry(writer.add(f"graphs/{name}.onnx", data), 0, *tensor_specs(data))
         tile_entries: dict[str, GraphEntry] = {}
+        layout = None
         if tiles and can_be_tiled(model.config):
             on_step("export tiles")
-            tile_entries = _export_tiles(model, runs[-1], writer)
+            tile_entries, engines = write_tiles(tile_graphs(model), ANALYSIS, writer)
+            layout = read_layout(tile_entries, _codec_config(model))
+            compare_tiles(engines, layout, runs[-1])
+            for engine in engines.values():
+                engine.close()
+        feeds = [{name: fed for name, (fed, _) in run.items()} for run in runs]
+        written = write_transforms(further, feeds, layout, writer, on_step, on_graph)
         on_step("write manifest")
         manifest = Manifest(
             model_id=model_id(model, table, priors),
@@ -141,10 +142,10 @@ def export_bundle(
             arithmetic=arithmetic,
             parameters=sum(tensor.numel() for tensor in model.parameters()),
             config=_codec_config(model),
-            graphs=graphs,
-            tables=writer.add(_TABLES, _tables(model, table)),
+            graphs=graphs | written.graphs,
+            tables=writer.add(TABLES, _tables(model, table, further)),
             conformance=writer.add(_CONFORMANCE, _conformance(cases)) if cases else None,
-            tiles=tile_entries,
+            tiles=tile_entries | written.tiles,
             producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
         )
         writer.add(MANIFEST, manifest.to_json().encode())
@@ -169,6 +170,19 @@ def checkpoint_id(model: GlcModel) -> str:
     return _digest("glc checkpoint 1", {name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
+def require_checkpoint(bundle: Bundle, model: GlcModel, origin: str) -> None:
+    """Refuse a model that a bundle was not exported from.
+
+    Raises:
+        CheckpointMismatch: its weights have another id; `origin` says where they are from.
+    """
+    found, expected = checkpoint_id(model), bundle.manifest.checkpoint_id
+    if found != expected:
+        raise CheckpointMismatch(
+            f"{origin} is checkpoint {found[:8]}; {bundle.path} was exported from {expected[:8]}: give that one"
+        )
+
+
 def _digest(start: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
     digest = hashlib.sha256(start.encode())
     for name, array in sorted(arrays.items()):
@@ -176,41 +190,6 @@ def _digest(start: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
         digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
         digest.update(little_endian.tobytes())
     return digest.hexdigest()
-
-
-def _export_graph(
-    source: GraphSource,
-    runs: list[tuple[dict[str, Array], dict[str, Array]]],
-    case: Mapping[str, Array] | None,
-    writer: BundleFiles,
-) -> tuple[GraphEntry, GraphReport]:
-    data = to_onnx(source.module, source.inputs, source.outputs)
-    loader = engine_loader("onnxruntime")
-    engine = loader.load(data)
-    difference = compare(source.name, engine, runs, exact=case is not None)
-    if case is not None:
-        require_conformance(source.name, engine, loader.fingerprint, case)
-    engine.close()
-    parameters = weight_count(data)
-    inputs, outputs = tensor_specs(data)
-    file = writer.add(f"graphs/{source.name}.onnx", data)
-    return GraphEntry(file, parameters, inputs, outputs), GraphReport(source.name, parameters, len(data), difference)
-
-
-def _export_tiles(
-    model: GlcModel, runs: Mapping[str, tuple[dict[str, Array], dict[str, Array]]], writer: BundleFiles
-) -> dict[str, GraphEntry]:
-    """Write the tile graphs, which together must compute what torch does of an image in several strips."""
-    loader = engine_loader("onnxruntime")
-    engines: dict[str, Engine] = {}
-    entries: dict[str, GraphEntry] = {}
-    for name, data in tile_graphs(model):
-        engines[name] = loader.load(data)
-        entries[name] = GraphEntry(writer.add(f"tiles/{name}.onnx", data), weight_count(data), *tensor_specs(data))
-    compare_tiles(engines, read_layout(entries, _codec_config(model)), runs)
-    for engine in engines.values():
-        engine.close()
-    return entries
 
 
 def _codec_config(model: GlcModel) -> CodecConfig:
@@ -224,13 +203,11 @@ def _codec_config(model: GlcModel) -> CodecConfig:
     )
 
 
-def _tables(model: GlcModel, table: ScaleTable) -> bytes:
-    buffer = io.BytesIO()
-    rows = {
-        name: getattr(model, name).detach().numpy().reshape(model.config.qualities, -1) for name in ("q_enc", "q_dec")
-    }
-    np.savez(buffer, **rows, **table.to_arrays())  # type: ignore[arg-type] # not the keyword that it takes
-    return buffer.getvalue()
+def _tables(model: GlcModel, table: ScaleTable, further: Sequence[Transform]) -> bytes:
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for transform in (Transform(ANALYSIS, model), Transform(SYNTHESIS, model), *further):
+        arrays |= transform.rows()
+    return packed(arrays | table.to_arrays())
 
 
 def _conformance(cases: Mapping[str, Mapping[str, Array]]) -> bytes:

@@ -42,13 +42,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GlcModel:
         CheckpointMismatch: a tensor is missing, unexpected, mis-shaped or not finite; the message names it.
     """
     file = Path(path)
-    state = _inference_tensors(_unwrapped(_read(file), file), file)
+    state = read_tensors(file)
     config = read_config({name: tuple(tensor.shape) for name, tensor in state.items()})
     with torch.device("meta"):
         model = GlcModel(config)
     _require_same(state, model.state_dict(), file)
-    model.load_state_dict({name: tensor.float().contiguous() for name, tensor in state.items()}, assign=True)
+    model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint that inference needs, in float32, by their names in the state dict.
+
+    Raises:
+        CheckpointUnreadable, UnsafeCheckpoint: as `load_checkpoint`.
+        CheckpointMismatch: there is something else than finite numbers.
+    """
+    state = _inference_tensors(_unwrapped(_read(file), file), file)
+    return {name: tensor.float().contiguous() for name, tensor in state.items()}
 
 
 def _read(file: Path) -> Any:

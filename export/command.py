@@ -16,17 +16,22 @@ from rich.table import Table
 from glc.engines import trt_sdk
 from glc.engines.cuda import device_capability
 from glc.engines.trt_builder import builder_for
-from glc.export.bundle_writer import EXPORT_STEPS, GraphReport, export_bundle
+from glc.export.bundle_writer import EXPORT_STEPS, export_bundle, require_checkpoint
 from glc.export.config import GLOBAL_ATTENTION
 from glc.export.exact_report import RoundingReport
+from glc.export.further_transforms import TransformFile, add_transforms, load_transforms, require_free
+from glc.export.graph_files import GraphReport
 from glc.export.model import with_attention_patch
-from glc.export.model_options import CheckpointOption, SeedOption, SyntheticOption, chosen_model
+from glc.export.model_options import CheckpointOption, SeedOption, SyntheticName, SyntheticOption, chosen_model
 from glc.export.targets import EngineReport, ImageSizes, compile_target
+from glc.export.transform_options import DecoderOption, EncoderOption, IntoOption, transform_files
+from glc.export.transform_weights import KINDS, weights_of_bundle, weights_of_model
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in, read_image
 from glc.runtime.terminal import new_app, parsed_size, results_console, run
+from glc.runtime.transforms import transforms
 
 _Library = enum.StrEnum("_Library", {name.upper(): name for name in trt_sdk.LIBRARIES})  # type: ignore[misc]
 
@@ -98,6 +103,9 @@ def export(
             show_default=False,
         ),
     ] = None,
+    encoders: EncoderOption = None,
+    decoders: DecoderOption = None,
+    into: IntoOption = None,
     existing: Annotated[
         Path | None,
         typer.Option("--bundle", help="Bundle to compile for --target, in place of an export.", show_default=False),
@@ -126,8 +134,10 @@ def export(
     """Export a checkpoint: glc-export --ckpt model.pth -o model.glcb.
 
     With --target sm80 its graphs are also compiled for an A100. To compile a bundle that is there already:
-    glc-export --bundle model.glcb --target sm80.
+    glc-export --bundle model.glcb --target sm80. To add an encoder to it:
+    glc-export --into model.glcb --encoder restore=restore.pth.
     """
+    files = transform_files(encoders, decoders)
     attention_patch = None if patch is None else _parsed_patch(patch)
     sizes = ImageSizes(parsed_size(typical), parsed_size(largest))
     if any(t > most for t, most in zip(sizes.typical, sizes.largest, strict=True)):
@@ -136,9 +146,19 @@ def export(
     for target in targets:
         builder_for(target, library)  # before minutes of work
     if existing is not None:
-        if checkpoint is not None or synthetic is not None or output is not None or not targets:
-            raise typer.BadParameter("--bundle goes with --target, and without --ckpt, --synthetic and --output")
+        if any((checkpoint, synthetic, output, into, files)) or not targets:
+            raise typer.BadParameter("--bundle goes with --target, and without what is exported or added")
         _compile(existing, targets, library, precision, sizes)
+        return
+    if into is not None:
+        if any(option is not None for option in (output, label, calibrate, report, patch)) or not files:
+            raise typer.BadParameter(
+                "--into goes with --encoder or --decoder, and without --output, --label, --calibrate, --report and "
+                "--attention-patch, which the bundle has"
+            )
+        _add(into, files, checkpoint, synthetic, seed)
+        if targets:
+            _compile(into, targets, library, precision, sizes)
         return
     if output is None:
         raise typer.BadParameter("name the bundle to write: --output model.glcb")
@@ -155,7 +175,7 @@ def export(
     log = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=log, transient=True) as progress:
-        task = progress.add_task("load weights", total=EXPORT_STEPS)
+        task = progress.add_task("load weights", total=EXPORT_STEPS + len(files))
 
         def on_step(description: str) -> None:
             progress.update(task, description=description, advance=1)
@@ -163,6 +183,7 @@ def export(
         model, origin = chosen_model(checkpoint, synthetic, seed)
         if attention_patch is not None:
             model = with_attention_patch(model, attention_patch)
+        further = load_transforms(files, weights_of_model(model, origin))
         bundle = export_bundle(
             model,
             output,
@@ -175,6 +196,7 @@ def export(
             on_graph=graphs.append,
             on_rounding=rounding.append,
             layers=report is not None,
+            further=further,
         )
     results_console().print(_table(graphs))
     for effect in rounding:
@@ -189,6 +211,34 @@ def export(
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")
     if targets:
         _compile(output, targets, library, precision, sizes)
+
+
+def _add(
+    path: Path, files: list[TransformFile], checkpoint: Path | None, synthetic: SyntheticName | None, seed: int
+) -> None:
+    """Add encoders and decoders to a bundle, and say what came of it."""
+    graphs: list[GraphReport] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("load weights", total=2 + len(files))
+        bundle = Bundle.open(path)
+        require_free(bundle, [one.graph for one in files])
+        if checkpoint is None and synthetic is None:
+            known = weights_of_bundle(bundle)
+        else:
+            model, origin = chosen_model(checkpoint, synthetic, seed)
+            require_checkpoint(bundle, model, origin)
+            patch = bundle.manifest.config.attention_patch
+            known = weights_of_model(with_attention_patch(model, patch), origin)
+        bundle = add_transforms(
+            bundle,
+            load_transforms(files, known),
+            on_step=lambda description: progress.update(task, description=description, advance=1),
+            on_graph=graphs.append,
+        )
+    results_console().print(_table(graphs))
+    for own, kind in KINDS.items():
+        print(f"{path}: {kind}s {', '.join(transforms(bundle.manifest.graphs, own))}")
 
 
 def _parsed_patch(text: str) -> int:

@@ -112,7 +112,7 @@ def read_config(shapes: Mapping[str, Shape]) -> ModelConfig:
         attention_levels=attention,
         codebook_entries=codebook[0],
         qualities=_shape(shapes, "q_enc", 4)[0],
-        swish_before_last=_has_gap(shapes, "vqgan.encoder.blocks"),
+        swish_before_last=_ends_with_swish(shapes, "vqgan.encoder.blocks"),
         quant_conv=any(name.startswith("vqgan.encoder.quant_conv.") for name in shapes),
     )
 
@@ -159,7 +159,11 @@ def _levels(shapes: Mapping[str, Shape], prefix: str) -> list[_Level]:
     return levels
 
 
-def _has_gap(shapes: Mapping[str, Shape], prefix: str) -> bool:
-    """Whether the last convolution's number leaves one out after the GroupNorm (a swish has no tensors)."""
-    last, norm = sorted(_members(shapes, prefix), reverse=True)[:2]
-    return last - norm == 2
+def _ends_with_swish(shapes: Mapping[str, Shape], prefix: str) -> bool:
+    """Whether a swish, which has no tensors but a number, stands with a GroupNorm before the last convolution.
+
+    The GroupNorm is looked past: the graphs of a bundle do not hold it under its name.
+    """
+    members = _members(shapes, prefix)
+    block = max(number for number, names in members.items() if names - {"weight", "bias"})
+    return max(members) - block == 3

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from glc.export.config import ModelConfig
 from glc.export.model import MIN_QUANT_STEP, GlcModel
 from glc.export.onnx_graph import GraphInput
 from glc.runtime.scale_table import ScaleGrid
 from glc.runtime.spatial_walk import PART_OFFSETS
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS, own_name
 
 
 def interpolated_row(rows: Tensor, quality: float) -> Tensor:
@@ -184,21 +186,32 @@ def float_graphs(model: GlcModel, grid: ScaleGrid) -> tuple[GraphSource, ...]:
 
 def bundle_graphs(model: GlcModel, hyper: nn.Module, spatial: Sequence[nn.Module]) -> tuple[GraphSource, ...]:
     """All graphs of a bundle around given modules for `hyper_prior` and `spatial_prior_1..3`."""
-    n, f = model.config.latent_channels, model.config.downsampling
-    # A smaller example lets the exporter assume that there is one attention patch only.
     rows, columns = model.config.ragged_latent
-    image = GraphInput("image", torch.zeros((1, rows * f, columns * f, 3), dtype=torch.uint8), (1, 2))
     indices = GraphInput("z_indices", torch.zeros((1, rows // 4, columns // 4), dtype=torch.int32), (1, 2))
-    q_row = GraphInput("q_row", torch.ones((1, n, 1, 1)))
-    y_hat = GraphInput("y_hat", torch.zeros((1, n, rows, columns)), (2, 3))
-    context = GraphInput("context", torch.zeros((1, n, rows, columns)), (2, 3))
+    y_hat, context = (_latent(model.config, name) for name in ("y_hat", "context"))
     part = ("scale_indices", "means")
     return (
-        GraphSource("analysis", Analysis(model), (image, q_row), ("y", "z_indices")),
+        transform_graph(model, ANALYSIS),
         GraphSource("hyper_prior", hyper, (indices,), (*part, "quant_step", "context")),
         *(
             GraphSource(f"spatial_prior_{k}", module, (y_hat, context), part)
             for k, module in enumerate(spatial, start=1)
         ),
-        GraphSource("synthesis", Synthesis(model), (y_hat, q_row), ("image",)),
+        transform_graph(model, SYNTHESIS),
     )
+
+
+def transform_graph(model: GlcModel, name: str) -> GraphSource:
+    """The analysis or synthesis graph of a model, by its name in the bundle: `analysis`, `synthesis.scream`."""
+    config = model.config
+    q_row = GraphInput("q_row", torch.ones((1, config.latent_channels, 1, 1)))
+    if own_name(name) == SYNTHESIS:
+        return GraphSource(name, Synthesis(model), (_latent(config, "y_hat"), q_row), ("image",))
+    rows, columns = (side * config.downsampling for side in config.ragged_latent)
+    image = GraphInput("image", torch.zeros((1, rows, columns, 3), dtype=torch.uint8), (1, 2))
+    return GraphSource(name, Analysis(model), (image, q_row), ("y", "z_indices"))
+
+
+def _latent(config: ModelConfig, name: str) -> GraphInput:
+    # A smaller example lets the exporter assume that there is one attention patch only.
+    return GraphInput(name, torch.zeros((1, config.latent_channels, *config.ragged_latent)), (2, 3))

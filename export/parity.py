@@ -17,6 +17,10 @@ from glc.export.graphs import GraphSource
 from glc.runtime.tile_layout import TileLayout
 from glc.runtime.tile_plan import Kept, TilePlan
 from glc.runtime.tiled_transforms import TiledTransforms
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS
+
+Run = tuple[dict[str, Array], dict[str, Array]]
+"""Feeds of a graph, and its results."""
 
 _RELATIVE_TOLERANCE = 1e-3
 """Largest difference of a float output, as a part of its largest magnitude."""
@@ -62,7 +66,7 @@ test_image.__test__ = False  # type: ignore[attr-defined] # its name does not ma
 @torch.inference_mode()
 def expected_runs(
     sources: Sequence[GraphSource], image: NDArray[np.uint8], q_rows: tuple[Tensor, Tensor]
-) -> dict[str, tuple[dict[str, Array], dict[str, Array]]]:
+) -> dict[str, Run]:
     """Pass an image through all torch modules; graph name -> (feeds, results), with realistic latents.
 
     Args:
@@ -71,27 +75,28 @@ def expected_runs(
         q_rows: rows of q_enc and q_dec, (1, N, 1, 1).
     """
     tensors: dict[str, Tensor] = {"image": torch.from_numpy(image)[None], "q_row": q_rows[0]}
-    runs: dict[str, tuple[dict[str, Array], dict[str, Array]]] = {}
+    runs: dict[str, Run] = {}
     for source in sources:
         if source.name == "synthesis":
             tensors["q_row"] = q_rows[1]
             tensors["y_hat"] = tensors["y_hat"] * tensors["quant_step"]
-        feeds = {i.name: tensors[i.name] for i in source.inputs}
-        results = source.module(*feeds.values())
-        named = dict(zip(source.outputs, results if isinstance(results, tuple) else (results,), strict=True))
-        runs[source.name] = (
-            {n: t.numpy() for n, t in feeds.items()},
-            {n: t.numpy() for n, t in named.items()},
-        )
-        tensors |= named
+        run = expected_run(source, {i.name: tensors[i.name].numpy() for i in source.inputs})
+        runs[source.name] = run
+        tensors |= {name: torch.from_numpy(array) for name, array in run[1].items()}
         if source.name == "hyper_prior":
             tensors["y_hat"] = torch.round(tensors["y"] / tensors["quant_step"])
     return runs
 
 
-def compare(
-    name: str, engine: Engine, runs: Sequence[tuple[dict[str, Array], dict[str, Array]]], *, exact: bool = False
-) -> Difference:
+@torch.inference_mode()
+def expected_run(source: GraphSource, feeds: Mapping[str, Array]) -> Run:
+    """Feeds of a graph, and what torch makes of them."""
+    results = source.module(*(torch.from_numpy(feeds[i.name]) for i in source.inputs))
+    named = zip(source.outputs, results if isinstance(results, tuple) else (results,), strict=True)
+    return dict(feeds), {name: tensor.numpy() for name, tensor in named}
+
+
+def compare(name: str, engine: Engine, runs: Sequence[Run], *, exact: bool = False) -> Difference:
     """Run a graph on the feeds of several sizes and compare; in exact arithmetic nothing may differ.
 
     Raises:
@@ -103,29 +108,31 @@ def compare(
 def compare_tiles(
     engines: Mapping[str, Engine],
     layout: TileLayout,
-    runs: Mapping[str, tuple[dict[str, Array], dict[str, Array]]],
+    runs: Mapping[str, Run],
 ) -> None:
     """Put analysis and synthesis together out of their tile graphs, in strips of a few rows, and compare with torch.
 
     Args:
-        engines: of every tile graph.
+        engines: of every tile graph of what is compared, by the names of the model's own.
         layout: of them.
-        runs: feeds and results of `analysis` and `synthesis` for one image.
+        runs: feeds and results of `analysis`, of `synthesis`, or of both, for one image.
 
     Raises:
         GraphMismatch: an output differs by more than the tolerance.
     """
     plan = TilePlan((Kept(1, 1),) * len(layout.analysis), "float32", _STRIP_BYTES)
     tiled = TiledTransforms(layout, plan, lambda graph, feeds: engines[graph].run(feeds), lambda: None, None)
-    feeds, expected = runs["analysis"]
-    factor = 1 << len(layout.analysis)
-    height, width = (factor * side for side in expected["y"].shape[2:])
-    y, z_indices = tiled.analysis(feeds["image"], feeds["q_row"], height, width)
-    _compared("analysis in tiles", [(feeds, {"y": y, "z_indices": z_indices}, expected)], exact=False)
-    feeds, expected = runs["synthesis"]
-    image = np.empty_like(expected["image"])
-    tiled.synthesis(feeds["y_hat"], feeds["q_row"], image)
-    _compared("synthesis in tiles", [(feeds, {"image": image}, expected)], exact=False)
+    if ANALYSIS in runs:
+        feeds, expected = runs[ANALYSIS]
+        factor = 1 << len(layout.analysis)
+        height, width = (factor * side for side in expected["y"].shape[2:])
+        y, z_indices = tiled.analysis(feeds["image"], feeds["q_row"], height, width)
+        _compared("analysis in tiles", [(feeds, {"y": y, "z_indices": z_indices}, expected)], exact=False)
+    if SYNTHESIS in runs:
+        feeds, expected = runs[SYNTHESIS]
+        image = np.empty_like(expected["image"])
+        tiled.synthesis(feeds["y_hat"], feeds["q_row"], image)
+        _compared("synthesis in tiles", [(feeds, {"image": image}, expected)], exact=False)
 
 
 def _compared(

@@ -16,17 +16,17 @@ from glc.engines import TargetKey, trt_sdk
 from glc.engines.protocol import TensorSpec
 from glc.engines.trt_builder import BuiltEngine, Profile, Shape, build_engine, builder_for
 from glc.errors import BuildFailed, ExportError
-from glc.export.bundle_files import BundleFiles
+from glc.export.bundle_files import BundleFiles, rewritten
 from glc.export.half_precision import half_precision
-from glc.runtime.bundle import MANIFEST, Bundle
-from glc.runtime.files import staged
-from glc.runtime.manifest import CodecConfig, CompiledTarget
+from glc.runtime.bundle import Bundle
+from glc.runtime.manifest import CodecConfig, CompiledTarget, Manifest
 from glc.runtime.signatures import EXACT_GRAPHS, step_signatures
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS, own_name
 
 TargetPrecision = Literal["f16", "f32"]
 
-IMAGE_GRAPHS = ("analysis", "synthesis")
-"""Graphs whose precision may be chosen; all others are float32."""
+IMAGE_GRAPHS = (ANALYSIS, SYNTHESIS)
+"""Graphs whose precision may be chosen, as that of other encoders and decoders; all others are float32."""
 
 _OF_A_PART = ("means", "symbols", "target")
 """Inputs of a quarter of the latent's positions."""
@@ -85,21 +85,17 @@ def compile_target(
     name = builder_for(target, library)
     key = TargetKey(name, trt_sdk.version(name), target, precision)
     folder = f"{target}-{name}-{precision}"
-    with (
-        staged(bundle.path) as temporary,
-        BundleFiles(temporary, "directory" if bundle.path.is_dir() else "zip") as writer,
-    ):
+
+    def compile_all(writer: BundleFiles) -> Manifest:
         engines = {}
         for graph in manifest.graphs:
             built = _compiled(bundle, graph, name, key, sizes)
             engines[graph] = writer.add(f"targets/{folder}/{graph}.engine", built.data)
             on_engine(EngineReport(folder, graph, built))
-        others = {known: compiled for known, compiled in manifest.targets.items() if known != folder}
-        made = dataclasses.replace(manifest, targets={**others, folder: CompiledTarget(key, sizes.largest, engines)})
-        for entry in dataclasses.replace(manifest, targets=others).files():
-            writer.add(entry.name, bundle.read(entry))
-        writer.add(MANIFEST, made.to_json().encode())
-    return Bundle.open(bundle.path)
+        compiled = CompiledTarget(key, sizes.largest, engines)
+        return dataclasses.replace(manifest, targets={**manifest.targets, folder: compiled})
+
+    return rewritten(bundle, compile_all)
 
 
 def target_graph(bundle: Bundle, graph: str, precision: TargetPrecision) -> bytes:
@@ -110,7 +106,7 @@ def target_graph(bundle: Bundle, graph: str, precision: TargetPrecision) -> byte
         ExportError: it cannot be converted.
     """
     data = bundle.graph(graph)[1]
-    return half_precision(data) if graph in IMAGE_GRAPHS and precision == "f16" else data
+    return half_precision(data) if own_name(graph) in IMAGE_GRAPHS and precision == "f16" else data
 
 
 def profiles(config: CodecConfig, inputs: tuple[TensorSpec, ...], sizes: ImageSizes) -> Mapping[str, Profile]:

@@ -31,6 +31,7 @@ from glc.export.model import GlcModel
 from glc.export.onnx_graph import GraphInput, to_onnx
 from glc.export.tile_segments import conversion, down, end, first_half, second_half, start, up
 from glc.runtime.tile_layout import NARROW, WIDEN
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -48,12 +49,17 @@ def tile_graphs(model: GlcModel) -> Iterator[tuple[str, bytes]]:
     Raises:
         ExportError: the exporter failed, or the model cannot be tiled.
     """
-    if not can_be_tiled(model.config):
-        raise ExportError("attention above the deepest level cannot be computed in tiles")
-    yield from _analysis(model)
-    yield from _synthesis(model)
+    for transform in (ANALYSIS, SYNTHESIS):
+        yield from transform_tiles(model, transform)
     for name in (NARROW, WIDEN):
         yield name, conversion(name)
+
+
+def transform_tiles(model: GlcModel, transform: str) -> Iterator[tuple[str, bytes]]:
+    """Those of `ANALYSIS` or `SYNTHESIS` alone; see `tile_graphs`."""
+    if not can_be_tiled(model.config):
+        raise ExportError("attention above the deepest level cannot be computed in tiles")
+    yield from _analysis(model) if transform == ANALYSIS else _synthesis(model)
 
 
 def _analysis(model: GlcModel) -> Iterator[tuple[str, bytes]]:

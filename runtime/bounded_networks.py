@@ -27,10 +27,13 @@ from glc.runtime.memory_limit import (
 )
 from glc.runtime.networks import HyperPrior, Latent, Networks, Passage
 from glc.runtime.spatial_walk import PartPrior
-from glc.runtime.tile_layout import TileLevel
+from glc.runtime.tile_layout import NARROW, WIDEN, TileLevel
 from glc.runtime.tile_plan import TilePlan, fastest_plan, least_bytes
 from glc.runtime.tiled_priors import tiled_hyper_prior, tiled_spatial_prior
 from glc.runtime.tiled_transforms import Progress, TiledTransforms
+from glc.runtime.transforms import beside, own_name
+
+_DEEPEST_ANALYSIS, _DEEPEST_SYNTHESIS = "tile_analysis_deepest", "tile_synthesis_deepest"
 
 _LEAST_PRIOR_ROWS = 32
 """Of the latent, in a strip of a prior graph."""
@@ -119,28 +122,28 @@ class BoundedPassage(Passage):
         # In float arithmetic the stream depends on the order of sums, so that the prior has to stay in one piece.
         self._may_tile_priors = networks.bundle.manifest.arithmetic == "exact"
 
-    def analysis(self, image: Tensor, q_row: Latent, hyper_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def analysis(self, graph: str, image: Tensor, q_row: Latent, hyper_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See `Passage.analysis`."""
         multiple = 4 * self._config.downsampling
         height, width = (multiple * side for side in hyper_size)
         levels = self._bounded.layout.analysis
-        if self._bounded.fits("analysis", image_graph_bytes(levels[0].channels, height, width)):
-            return super().analysis(image, q_row, hyper_size)
-        plan = self._plan("tile_analysis_deepest", levels, height, width)
-        with self._networks.stage("analysis"):
-            return self._transforms(plan).analysis(np.asarray(image), _as_input(q_row), height, width)
+        if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
+            return super().analysis(graph, image, q_row, hyper_size)
+        plan = self._plan(beside(_DEEPEST_ANALYSIS, graph), levels, height, width)
+        with self._networks.stage(graph):
+            return self._transforms(graph, plan).analysis(np.asarray(image), _as_input(q_row), height, width)
 
-    def synthesise(self, y_hat: Tensor, q_row: Latent, out: Tensor) -> None:
+    def synthesise(self, graph: str, y_hat: Tensor, q_row: Latent, out: Tensor) -> None:
         """See `Passage.synthesise`."""
         factor = self._config.downsampling
         height, width = (factor * side for side in y_hat.shape[2:])
         levels = self._bounded.layout.synthesis
-        if self._bounded.fits("synthesis", image_graph_bytes(levels[0].channels, height, width)):
-            super().synthesise(y_hat, q_row, out)
+        if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
+            super().synthesise(graph, y_hat, q_row, out)
             return
-        plan = self._plan("tile_synthesis_deepest", levels, height, width)
-        with self._networks.stage("synthesis"):
-            self._transforms(plan).synthesis(np.asarray(y_hat), _as_input(q_row), np.asarray(out))
+        plan = self._plan(beside(_DEEPEST_SYNTHESIS, graph), levels, height, width)
+        with self._networks.stage(graph):
+            self._transforms(graph, plan).synthesis(np.asarray(y_hat), _as_input(q_row), np.asarray(out))
 
     def hyper_prior(self, z_indices: Tensor) -> HyperPrior:
         """See `Passage.hyper_prior`."""
@@ -187,7 +190,12 @@ class BoundedPassage(Passage):
         needed_deepest = loading_bytes(bounded.file_bytes(deepest)) + deepest_graph_bytes(
             channels, self._config.attention_patch, height // factor, width // factor
         )
-        largest = max(entry.file.size_bytes for name, entry in bounded.bundle.manifest.tiles.items() if name != deepest)
+        tiles = bounded.bundle.manifest.tiles.items()
+        largest = max(
+            entry.file.size_bytes
+            for name, entry in tiles
+            if own_name(name) not in (_DEEPEST_ANALYSIS, _DEEPEST_SYNTHESIS)
+        )
         room = bounded.room_bytes()
         plan = fastest_plan(levels, height, width, room - loading_bytes(largest))
         if plan is None or needed_deepest > room:
@@ -203,12 +211,13 @@ class BoundedPassage(Passage):
             f"{limit / 2**30:.2f} GiB, of which this process holds {held / 2**30:.2f} already"
         )
 
-    def _transforms(self, plan: TilePlan) -> TiledTransforms:
+    def _transforms(self, graph: str, plan: TilePlan) -> TiledTransforms:
         bounded = self._bounded
-        return TiledTransforms(bounded.layout, plan, self._run_tile, bounded.free, bounded.on_progress)
 
-    def _run_tile(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return self._networks.run(graph, feeds)
+        def run_tile(tile: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            return self._networks.run(tile if tile in (NARROW, WIDEN) else beside(tile, graph), feeds)
+
+        return TiledTransforms(bounded.layout, plan, run_tile, bounded.free, bounded.on_progress)
 
 
 def _as_input(q_row: Latent) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from glc.runtime.messages import one_line
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.signatures import EXACT_GRAPHS, signatures, step_signatures
 from glc.runtime.tile_layout import TileLayout, read_layout
+from glc.runtime.transforms import ROWS, beside, further_graphs, own_name
 
 MANIFEST = "manifest.json"
 
@@ -38,10 +39,8 @@ _ZIP_ERRORS = (KeyError, ValueError, OSError, EOFError, RuntimeError, OverflowEr
 class Tables:
     """What tables.npz holds."""
 
-    q_enc: NDArray[np.float32]
-    """(Q, N): factors of the analysis transform for each quality."""
-    q_dec: NDArray[np.float32]
-    """(Q, N): factors of the synthesis transform for each quality."""
+    rows: Mapping[str, NDArray[np.float32]]
+    """Graph of an analysis or synthesis transform -> its factors (Q, N) for each quality."""
     scales: ScaleTable
 
 
@@ -75,7 +74,9 @@ class Bundle:
         except (BundleInvalid, BundleTooNew) as error:
             raise type(error)(f"{where}: {error}") from error
         steps = step_signatures(manifest.config.latent_channels)
-        for name, signature in (signatures(manifest.config.latent_channels) | steps).items():
+        known = signatures(manifest.config.latent_channels)
+        further = {graph: known[own_name(graph)] for graph in further_graphs(manifest.graphs)}
+        for name, signature in (known | steps | further).items():
             entry = manifest.graphs.get(name)
             if entry is None and name in steps:
                 continue
@@ -136,7 +137,7 @@ class Bundle:
                 f"{self.path} has no tile graphs, which a limit on memory needs: export it again, without --no-tiles"
             )
         try:
-            return read_layout(self.manifest.tiles, self.manifest.config)
+            return read_layout(self.manifest.tiles, self.manifest.config, further_graphs(self.manifest.graphs))
         except BundleInvalid as error:
             raise BundleInvalid(f"{self.path}: {error}") from error
 
@@ -147,21 +148,24 @@ class Bundle:
             BundleAltered: the file is missing or changed.
             BundleInvalid: it does not hold the tables that docs/bundle.md names.
         """
-        names = ("q_enc", "q_dec", "scale_reach", "scale_frequencies")
-        *rows, reach, frequencies = self._read_arrays(self.manifest.tables, names).values()
+        names = {
+            graph: beside(ROWS[own_name(graph)], graph) for graph in (*ROWS, *further_graphs(self.manifest.graphs))
+        }
+        arrays = self._read_arrays(self.manifest.tables, (*names.values(), "scale_reach", "scale_frequencies"))
+        *rows, reach, frequencies = arrays.values()
         try:
             scales = ScaleTable.from_arrays(reach, frequencies)
         except BundleInvalid as error:
             raise BundleInvalid(f"{self.path}: tables.npz: {error}") from error
         config = self.manifest.config
         expected = (config.qualities, config.latent_channels)
-        for name, array in zip(("q_enc", "q_dec"), rows, strict=True):
+        for name, array in zip(names.values(), rows, strict=True):
             if array.shape != expected or array.dtype != np.float32 or not np.isfinite(array).all():
                 raise BundleInvalid(
                     f"{self.path}: tables.npz: {name} is {array.dtype} {list(array.shape)}; "
                     f"expected finite float32 {list(expected)}"
                 )
-        return Tables(rows[0], rows[1], scales)
+        return Tables(dict(zip(names, rows, strict=True)), scales)
 
     def conformance(self, graph: str) -> dict[str, NDArray[Any]] | None:
         """Read the cases of one graph from conformance.npz: input or output -> array; None where there are none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,8 @@ from glc.runtime.bitstream import QUALITY_STEPS, Arithmetic, Form, Header, Strea
 from glc.runtime.bundle import Bundle
 from glc.runtime.coding import hyper_size
 from glc.runtime.entropy import least_payload_bytes
-from glc.runtime.messages import one_line
+from glc.runtime.messages import one_line, shown
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS, transforms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,9 @@ class Checks:
     """What streams are marked with; with `identity`."""
     identity: bytes
     """The model, and for float arithmetic the engine too."""
+    encoders: Mapping[str, str]
+    """Name -> graph, the model's own first."""
+    decoders: Mapping[str, str]
 
     @classmethod
     def of(cls, bundle: Bundle, loader: EngineLoader, max_pixels: int) -> Checks:
@@ -44,13 +49,30 @@ class Checks:
             EngineUnavailable: streams in float arithmetic cannot name the engine.
         """
         model = bytes.fromhex(bundle.manifest.model_id)
+        known = [transforms(bundle.manifest.graphs, own) for own in (ANALYSIS, SYNTHESIS)]
         if bundle.manifest.arithmetic == "exact":
-            return cls(bundle, loader, max_pixels, Arithmetic.EXACT, model[:4])
+            return cls(bundle, loader, max_pixels, Arithmetic.EXACT, model[:4], *known)
         tag = hashlib.sha256(loader.fingerprint.encode()).digest()
         code = f"FLOAT_{loader.name.upper()}"
         if code not in Arithmetic.__members__:
             raise EngineUnavailable(f"streams in float arithmetic have no code for engine {loader.name!r}")
-        return cls(bundle, loader, max_pixels, Arithmetic[code], model[:2] + tag[:2])
+        return cls(bundle, loader, max_pixels, Arithmetic[code], model[:2] + tag[:2], *known)
+
+    def encoder(self, name: str) -> str:
+        """Graph of an encoder.
+
+        Raises:
+            ValueError: the bundle has none of this name.
+        """
+        return _named("encoder", name, self.encoders)
+
+    def decoder(self, name: str) -> str:
+        """Graph of a decoder.
+
+        Raises:
+            ValueError: the bundle has none of this name.
+        """
+        return _named("decoder", name, self.decoders)
 
     def image(self, image: object) -> Tensor:
         """Image (1, H, W, 3) uint8, where the engine reads it.
@@ -129,3 +151,9 @@ class Checks:
             f"this codec is {self.loader.fingerprint}, tag {self.identity[2:].hex()}. Float arithmetic decodes only "
             "where it was encoded: same engine, version, threads and processor"
         )
+
+
+def _named(kind: str, name: str, known: Mapping[str, str]) -> str:
+    if name not in known:
+        raise ValueError(f"no {kind} is called {shown(name)}; this bundle has {', '.join(known)}")
+    return known[name]

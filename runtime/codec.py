@@ -6,40 +6,24 @@ decode  bitstream --Checks--> header, payload --Coding--> image
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import NoReturn, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import EngineLoader, LentPixels, StageListener
-from glc.engines.processor import available_threads
-from glc.errors import EngineError, EngineUnavailable
-from glc.runtime.background import Background
+from glc.engines import LentPixels
 from glc.runtime.bitstream import Form, Header, quality_units, write_stream
-from glc.runtime.bounded_networks import BoundedNetworks
-from glc.runtime.bundle import Bundle
-from glc.runtime.checks import Checks
-from glc.runtime.coding import Coding
-from glc.runtime.default_model import default_bundle
-from glc.runtime.engine_choice import AUTO, loaders, named_engine
-from glc.runtime.entropy import SymbolModels
 from glc.runtime.in_parallel import in_parallel
-from glc.runtime.lifetime import Lifetime
-from glc.runtime.networks import Networks
-from glc.runtime.signatures import EXACT_GRAPHS
-from glc.runtime.tile_plan import TilePlan
-from glc.runtime.tiled_transforms import Progress
+from glc.runtime.open_codec import DEFAULT_MAX_PIXELS, OpenCodec
+from glc.runtime.transforms import OWN
+
+__all__ = ["DEFAULT_MAX_PIXELS", "Codec", "Image", "PartialImage"]
 
 Image = NDArray[np.uint8]
 
 _Out = TypeVar("_Out", bound=object)
-
-DEFAULT_MAX_PIXELS = 1 << 27
-"""Images with more pixels are refused before memory is taken: 134 million, four times 8K."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +36,7 @@ class PartialImage:
     """Share of the latent's symbols that the bytes tell: 0 is the preview, 1 the whole image."""
 
 
-class Codec:
+class Codec(OpenCodec):
     """Encodes and decodes with one bundle on one engine.
 
     Threads and event loops may share a codec: nothing is kept between calls but the loaded graphs, which load when
@@ -60,123 +44,7 @@ class Codec:
     (docs/embedding.md).
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        loader: EngineLoader,
-        *,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        memory_limit_bytes: int | None = None,
-        on_stage: StageListener | None = None,
-        on_progress: Progress | None = None,
-        async_workers: int = 2,
-    ) -> None:
-        """`Codec.open` does this for a path and an engine's name.
-
-        Args:
-            bundle: an open bundle.
-            loader: what runs the graphs.
-            max_pixels: limit on width times height, in both directions.
-            memory_limit_bytes: as in `open`.
-            on_stage: called with each stage's name and duration in milliseconds.
-            on_progress: as in `open`.
-            async_workers: calls of `aencode` and its like that run at once.
-        """
-        self.bundle = bundle
-        self._loader = loader
-        self._checks = Checks.of(bundle, loader, max_pixels)
-        self._networks = (
-            Networks(bundle, loader, on_stage)
-            if memory_limit_bytes is None
-            else BoundedNetworks(bundle, loader, on_stage, memory_limit_bytes, on_progress)
-        )
-        tables = bundle.tables()
-        self._coding = Coding(self._networks, bundle.manifest.config, tables, SymbolModels(tables.scales))
-        self._lifetime = Lifetime(self._networks)
-        self._background = Background(self._lifetime, async_workers)
-
-    @classmethod
-    def open(
-        cls,
-        bundle: str | os.PathLike[str] | None = None,
-        *,
-        engine: str | None = None,
-        threads: int | None = None,
-        precision: str | None = None,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        memory_limit_bytes: int | None = None,
-        on_stage: StageListener | None = None,
-        on_progress: Progress | None = None,
-        async_workers: int | None = None,
-    ) -> Codec:
-        """Open a bundle.
-
-        Args:
-            bundle: its path; None takes what the environment variable GLC_BUNDLE names, else the demonstration
-                model that the package carries.
-            engine: its name; None takes what the environment variable GLC_ENGINE names, else "auto": the fastest that
-                is installed and gets the bundle's conformance cases right. `Codec.engine` says which.
-            threads: CPU threads for one run; None takes all that this process may use.
-            precision: "f32", or "f16" or "bf16" where engine and processor can; exact graphs stay exact.
-            max_pixels: limit on width times height, in both directions.
-            memory_limit_bytes: of this process's resident memory, all that it holds included; larger images are then
-                computed in tiles, which gives the same within rounding, and images pass one at a time. None: no limit.
-            on_stage: called with each stage's name and duration in milliseconds.
-            on_progress: called with the share, 0 to 1, of an analysis or synthesis in tiles that is done.
-            async_workers: calls of `aencode` and its like that run at once, each with `threads` and an image's memory;
-                None takes as many as this process has processors for, 2 at least.
-
-        Raises:
-            BundleError: the bundle is missing, malformed, too new or altered, or has no tile graphs for a limit.
-            EngineUnavailable: the engine is unknown, not installed, or cannot compute in this precision here.
-        """
-        opened = Bundle.open(default_bundle() if bundle is None else bundle)
-        named = named_engine(engine)
-        if async_workers is None:
-            async_workers = max(2, available_threads() // (threads or available_threads()))
-        refused: list[str] = []
-        for loader in loaders(opened, named, threads, precision):
-            codec = cls(
-                opened,
-                loader,
-                max_pixels=max_pixels,
-                memory_limit_bytes=memory_limit_bytes,
-                on_stage=on_stage,
-                on_progress=on_progress,
-                async_workers=async_workers,
-            )
-            if named != AUTO:
-                return codec
-            try:
-                codec.require_conformance()
-            except EngineError as error:
-                codec.close()
-                refused.append(str(error))
-            else:
-                return codec
-        raise EngineUnavailable(f"no engine that is here runs this bundle: {'; '.join(refused)}")
-
-    @property
-    def qualities(self) -> int:
-        """Q: qualities run from 0 to Q - 1."""
-        return self.bundle.manifest.config.qualities
-
-    @property
-    def engine(self) -> str:
-        """The engine with its version, precision, threads and processor."""
-        return self._loader.fingerprint
-
-    @property
-    def engine_name(self) -> str:
-        """The engine's name, as `open` takes it."""
-        return self._loader.name
-
-    @property
-    def tile_plan(self) -> TilePlan | None:
-        """How the last image that did not fit into the limit on memory was computed; None before there is one."""
-        return self._networks.plan if isinstance(self._networks, BoundedNetworks) else None
-
-    def encode(self, image: LentPixels, quality: float = 1, *, form: Form = "file") -> bytes:
+    def encode(self, image: LentPixels, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
         """Encode one image.
 
         Args:
@@ -185,28 +53,40 @@ class Codec:
                 also what lies there, with `__cuda_array_interface__` too, which is then read without the CPU.
             quality: 0..Q-1; fractions interpolate and are rounded to the nearest 1/21.
             form: "file", or "bare" without signature, identity and checksum.
+            encoder: one of `encoders`; every decoder decodes what any of them made.
 
         Returns:
             The bitstream.
 
         Raises:
             TypeError: not of uint8, or not where the engine can read it.
-            ValueError: the shape, the quality or the form is out of range.
+            ValueError: the shape, the quality or the form is out of range, or there is no such encoder.
             EngineError: the engine failed, or the latent cannot be coded.
         """
+        analysis = self._checks.encoder(encoder)
         pixels = self._checks.image(image)
         _, height, width, _ = pixels.shape
         header = Header(quality_units(quality, self.qualities), width, height)
         with self._lifetime.call():
-            payload = self._coding.payload(pixels, header)
+            payload = self._coding.payload(pixels, header, analysis)
             return write_stream(header, payload, self._checks.arithmetic, self._checks.identity, form)
 
     @overload
-    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None) -> Image: ...
-    @overload
-    def decode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out) -> _Out: ...
     def decode(
-        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out | None = None
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None, decoder: str = OWN
+    ) -> Image: ...
+    @overload
+    def decode(
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out, decoder: str = OWN
+    ) -> _Out: ...
+    def decode(
+        self,
+        data: bytes,
+        *,
+        form: Form = "file",
+        allow_partial: bool = False,
+        out: _Out | None = None,
+        decoder: str = OWN,
     ) -> Image | _Out:
         """Decode one bitstream.
 
@@ -215,6 +95,7 @@ class Codec:
             form: "file" or "bare", as it was encoded.
             allow_partial: show what a cut stream holds, as `decode_partial` does, instead of raising.
             out: (H, W, 3) uint8 to write the image into: anything that `encode` takes and that can be written.
+            decoder: one of `decoders`, whatever encoder made the stream.
 
         Returns:
             (H, W, 3) uint8 RGB; `out` itself where it was given.
@@ -224,16 +105,17 @@ class Codec:
             BitstreamError: not a bitstream, damaged, too large, or made with another model or engine.
             EngineError: the engine failed.
             TypeError: `out` is not of uint8, or not where the engine can write it.
-            ValueError: `out` has another shape than the image, or is read-only.
+            ValueError: `out` has another shape than the image, or is read-only, or there is no such decoder.
         """
+        synthesis = self._checks.decoder(decoder)
         info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header) if out is None else out
         target = self._checks.out(image, info.header)
         with self._lifetime.call():
-            self._coding.image(target, info, payload, partial=allow_partial)
+            self._coding.image(target, info, payload, synthesis, partial=allow_partial)
         return image
 
-    def decode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
+    def decode_partial(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> PartialImage:
         """Decode a stream of which only the first bytes may be there; missing symbols are zero.
 
         A damaged stream cannot be told from a cut one: where the checksum does not match, the image shows what the
@@ -244,11 +126,13 @@ class Codec:
             TruncatedBitstream: not even the z indices are whole.
             BitstreamError: as `decode`, but for the checksum.
             EngineError: the engine failed.
+            ValueError: there is no such decoder.
         """
+        synthesis = self._checks.decoder(decoder)
         info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header)
         with self._lifetime.call():
-            return PartialImage(image, self._coding.image(image[None], info, payload, partial=True))
+            return PartialImage(image, self._coding.image(image[None], info, payload, synthesis, partial=True))
 
     def decode_latent(self, data: bytes, *, form: Form = "file") -> NDArray[np.float32]:
         """Decode what the payload holds, without the synthesis transform; for measuring, or for synthesis elsewhere.
@@ -263,7 +147,7 @@ class Codec:
         with self._lifetime.call():
             return self._coding.latent(info, payload)
 
-    def preview(self, data: bytes, *, form: Form = "file") -> Image:
+    def preview(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> Image:
         """Decode from the z indices alone, every symbol zero; works on a stream cut behind them.
 
         The bare form has no checksum that would tell a cut stream from a whole one: there the caller must know.
@@ -275,14 +159,18 @@ class Codec:
             TruncatedBitstream: the cut lies before the end of the z indices.
             BitstreamError: as `decode`, but for the checksum, which a cut stream cannot match.
             EngineError: the engine failed.
+            ValueError: there is no such decoder.
         """
+        synthesis = self._checks.decoder(decoder)
         info, payload = self._checks.stream(data, form)
         image = _empty_image(info.header)
         with self._lifetime.call():
-            self._coding.preview(image[None], info, payload)
+            self._coding.preview(image[None], info, payload, synthesis)
         return image
 
-    def encode_batch(self, images: Iterable[Image], quality: float = 1, *, workers: int = 1) -> list[bytes]:
+    def encode_batch(
+        self, images: Iterable[Image], quality: float = 1, *, workers: int = 1, encoder: str = OWN
+    ) -> list[bytes]:
         """Encode several images of any sizes; see `encode`.
 
         Args:
@@ -290,77 +178,47 @@ class Codec:
             quality: of all of them.
             workers: images under way at once, each with the codec's threads and an image's memory. Most images a
                 second come from as many workers as there are cores, and a codec of one thread.
+            encoder: of all of them.
         """
-        return in_parallel(lambda image: self.encode(image, quality), images, workers)
+        return in_parallel(lambda image: self.encode(image, quality, encoder=encoder), images, workers)
 
-    def decode_batch(self, streams: Iterable[bytes], *, workers: int = 1) -> list[Image]:
+    def decode_batch(self, streams: Iterable[bytes], *, workers: int = 1, decoder: str = OWN) -> list[Image]:
         """Decode several bitstreams; see `decode`, and `encode_batch` for workers."""
-        return in_parallel(self.decode, streams, workers)
+        return in_parallel(lambda stream: self.decode(stream, decoder=decoder), streams, workers)
 
-    def require_conformance(self) -> None:
-        """Load the first exact graph, which the engine must compute to the last bit; in float arithmetic do nothing.
-
-        Raises:
-            EngineNotExact: it does not.
-            EngineError: it cannot load the graph.
-        """
-        if self.bundle.manifest.arithmetic == "exact":
-            with self._lifetime.call():
-                self._networks.engine(EXACT_GRAPHS[0])
-
-    def warm_up(self) -> None:
-        """Load every graph now, rather than when it is first needed."""
-        with self._lifetime.call():
-            self._networks.load_all()
-
-    async def aencode(self, image: LentPixels, quality: float = 1, *, form: Form = "file") -> bytes:
+    async def aencode(self, image: LentPixels, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
         """Await `encode`; cancelled, it may still read the image until the codec is closed."""
-        return await self._background.run(lambda: self.encode(image, quality, form=form))
+        return await self._background.run(lambda: self.encode(image, quality, form=form, encoder=encoder))
 
     @overload
     async def adecode(
-        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: None = None, decoder: str = OWN
     ) -> Image: ...
     @overload
-    async def adecode(self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out) -> _Out: ...
     async def adecode(
-        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out | None = None
+        self, data: bytes, *, form: Form = "file", allow_partial: bool = False, out: _Out, decoder: str = OWN
+    ) -> _Out: ...
+    async def adecode(
+        self,
+        data: bytes,
+        *,
+        form: Form = "file",
+        allow_partial: bool = False,
+        out: _Out | None = None,
+        decoder: str = OWN,
     ) -> Image | _Out:
         """Await `decode`; cancelled, it may still write into `out` until the codec is closed."""
-        return await self._background.run(lambda: self.decode(data, form=form, allow_partial=allow_partial, out=out))
+        return await self._background.run(
+            lambda: self.decode(data, form=form, allow_partial=allow_partial, out=out, decoder=decoder)
+        )
 
-    async def adecode_partial(self, data: bytes, *, form: Form = "file") -> PartialImage:
+    async def adecode_partial(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> PartialImage:
         """Await `decode_partial`."""
-        return await self._background.run(lambda: self.decode_partial(data, form=form))
+        return await self._background.run(lambda: self.decode_partial(data, form=form, decoder=decoder))
 
-    async def apreview(self, data: bytes, *, form: Form = "file") -> Image:
+    async def apreview(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> Image:
         """Await `preview`."""
-        return await self._background.run(lambda: self.preview(data, form=form))
-
-    def close(self) -> None:
-        """Wait for the calls under way and free the loaded graphs; every later call raises EngineFailed.
-
-        Closing twice is harmless; in a forked child, closing what the parent opened does nothing.
-
-        Raises:
-            RuntimeError: from inside a call of this codec, say by its listener.
-        """
-        self._lifetime.close(self._free)
-
-    def _free(self) -> None:
-        self._background.close()
-        self._networks.unload()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a codec cannot be pickled or copied, since it holds loaded graphs: open one where it is used")
-
-    def __enter__(self) -> Codec:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return await self._background.run(lambda: self.preview(data, form=form, decoder=decoder))
 
 
 def _empty_image(header: Header) -> Image:

@@ -36,15 +36,20 @@ class Coding:
     tables: Tables
     models: SymbolModels
 
-    def payload(self, image: Tensor, header: Header) -> bytes:
+    def payload(self, image: Tensor, header: Header, analysis: str) -> bytes:
         """Image (1, H, W, 3) to the payload behind its header.
+
+        Args:
+            image: (1, H, W, 3) uint8.
+            header: states its size and the quality.
+            analysis: graph of the encoder.
 
         Raises:
             EngineError: the engine failed, or the latent cannot be coded.
         """
-        q_row = interpolated_row(self.tables.q_enc, header.quality_units)
+        q_row = interpolated_row(self.tables.rows[analysis], header.quality_units)
         with self.networks.passage() as passage:
-            y, z_indices = passage.analysis(image, q_row, hyper_size(header, self.config))
+            y, z_indices = passage.analysis(analysis, image, q_row, hyper_size(header, self.config))
             prior = passage.hyper_prior(z_indices)
             coder = LatentCoder(passage.steps.split(y, prior.quant_step), passage.steps)
             passage.walk(prior, coder)
@@ -55,8 +60,15 @@ class Coding:
             write_parts(made, payload)
             return payload.finish()
 
-    def image(self, out: Tensor, info: StreamInfo, payload: bytes, *, partial: bool) -> float:
+    def image(self, out: Tensor, info: StreamInfo, payload: bytes, synthesis: str, *, partial: bool) -> float:
         """Write the image into `out` (1, H, W, 3); returns the share of symbols that the payload tells.
+
+        Args:
+            out: (1, H, W, 3) uint8.
+            info: of the stream.
+            payload: behind its header.
+            synthesis: graph of the decoder.
+            partial: show what a cut stream holds.
 
         Raises:
             TruncatedBitstream, CorruptBitstream: unless `partial` allows a cut.
@@ -67,7 +79,7 @@ class Coding:
             latent, decoder = self._read_latent(passage, info, payload, cut=cut)
             if not partial:
                 _require_whole(info, decoder, latent)
-            self._synthesise(passage, info.header, latent, out)
+            self._synthesise(passage, synthesis, info.header, latent, out)
         return decoder.symbols_read / math.prod(latent.shape)
 
     def latent(self, info: StreamInfo, payload: bytes) -> NDArray[np.float32]:
@@ -78,8 +90,8 @@ class Coding:
             y_hat: NDArray[np.float32] = passage.fetch({"latent": latent})["latent"][0]
         return y_hat
 
-    def preview(self, out: Tensor, info: StreamInfo, payload: bytes) -> None:
-        """Write what the z indices alone show into `out` (1, H, W, 3).
+    def preview(self, out: Tensor, info: StreamInfo, payload: bytes, synthesis: str) -> None:
+        """Write what the z indices alone show into `out` (1, H, W, 3); see `image`.
 
         Raises:
             TruncatedBitstream: they are not whole.
@@ -90,7 +102,7 @@ class Coding:
         with self.networks.passage() as passage:
             prior = passage.hyper_prior(z_indices)
             latent = passage.steps.dequantise(passage.walk(prior, ZeroCoder()), prior.quant_step)
-            self._synthesise(passage, info.header, latent, out)
+            self._synthesise(passage, synthesis, info.header, latent, out)
 
     def _read_latent(
         self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool
@@ -103,9 +115,10 @@ class Coding:
         coder = PayloadCoder(decoder, passage.fetch, lambda: self.networks.stage("entropy_coding"))
         return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step), decoder
 
-    def _synthesise(self, passage: Passage, header: Header, latent: Tensor, out: Tensor) -> None:
+    def _synthesise(self, passage: Passage, synthesis: str, header: Header, latent: Tensor, out: Tensor) -> None:
         """Write the image into `out` (1, H, W, 3)."""
-        passage.synthesise(latent, interpolated_row(self.tables.q_dec, header.quality_units), out)
+        q_row = interpolated_row(self.tables.rows[synthesis], header.quality_units)
+        passage.synthesise(synthesis, latent, q_row, out)
 
     def _get_indices(self, decoder: PayloadDecoder, header: Header) -> NDArray[np.int32]:
         """Z indices (1, h/4, w/4)."""

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from glc.runtime.engine_choice import ENGINE_VARIABLE
 from glc.runtime.files import require_place
 from glc.runtime.images import STANDARD_STREAM, encode_image, image_format, read_bytes, read_image, write_bytes
 from glc.runtime.terminal import new_app, parsed_bytes, progress_bar, run
+from glc.runtime.transforms import ANALYSIS, OWN, SYNTHESIS, transforms
 
 app = new_app("GLC: images below 0.04 bits per pixel.")
 
@@ -58,6 +59,12 @@ MaxMemory = Annotated[
     ),
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images.")]
+Encoder = Annotated[
+    str, typer.Option("--encoder", help="Another encoder of the bundle, such as one that restores; see glc info.")
+]
+Decoder = Annotated[
+    str, typer.Option("--decoder", help="Another decoder of the bundle, such as one of a style; see glc info.")
+]
 Bare = Annotated[bool, typer.Option("--bare", help="Without signature, model id and checksum, for other containers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[Path, typer.Argument(help='File, or "-" for standard input.')]
@@ -85,6 +92,7 @@ def encode(
     destination: Destination,
     bundle: BundlePath = None,
     quality: Annotated[float, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate.")] = 1.0,
+    encoder: Encoder = OWN,
     engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
@@ -98,10 +106,11 @@ def encode(
     with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
+        require_known("--encoder", encoder, codec.encoders)
         image = read_image(source, max_pixels)
         for note in image.notes:
             _logger.info("%s: %s", source, note)
-        data = codec.encode(image.pixels, quality, form=_form(bare))
+        data = codec.encode(image.pixels, quality, form=_form(bare), encoder=encoder)
     write_bytes(destination, data)
     described = _describe_stream(inspect(data, _form(bare)))
     if destination == STANDARD_STREAM:
@@ -115,6 +124,7 @@ def decode(
     source: Source,
     destination: Destination,
     bundle: BundlePath = None,
+    decoder: Decoder = OWN,
     engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
@@ -129,12 +139,13 @@ def decode(
     _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
+        require_known("--decoder", decoder, codec.decoders)
         if allow_partial:
-            partial = codec.decode_partial(data, form=_form(bare))
+            partial = codec.decode_partial(data, form=_form(bare), decoder=decoder)
             _logger.info("%s: %.1f %% of the symbols were there", source, 100 * partial.symbols)
             image = partial.image
         else:
-            image = codec.decode(data, form=_form(bare))
+            image = codec.decode(data, form=_form(bare), decoder=decoder)
     write_bytes(destination, encode_image(image, destination))
 
 
@@ -143,6 +154,7 @@ def preview(
     source: Source,
     destination: Destination,
     bundle: BundlePath = None,
+    decoder: Decoder = OWN,
     engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
@@ -154,7 +166,8 @@ def preview(
     _require_image_output(destination)
     data = read_bytes(source)
     with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
-        image = codec.preview(data, form=_form(bare))
+        require_known("--decoder", decoder, codec.decoders)
+        image = codec.preview(data, form=_form(bare), decoder=decoder)
     write_bytes(destination, encode_image(image, destination))
 
 
@@ -178,7 +191,10 @@ def verify(
     opened = Bundle.open(bundle)
     size_bytes = opened.verify()
     with Codec.open(bundle, engine=engine, threads=threads, precision=precision) as codec:
-        codec.warm_up()
+        for encoder in codec.encoders:
+            codec.warm_up(encoder=encoder)
+        for decoder in codec.decoders:
+            codec.warm_up(decoder=decoder)
         print(f"{bundle}: {size_bytes} bytes and {len(opened.manifest.graphs)} graphs are intact on {codec.engine}")
 
 
@@ -240,6 +256,16 @@ def _open(
         if bundle is None:
             _logger.info("no bundle given: %s", codec.bundle.manifest.label)
         yield codec
+
+
+def require_known(option: str, name: str, known: Sequence[str]) -> None:
+    """Refuse an encoder or decoder that the bundle does not have.
+
+    Raises:
+        typer.BadParameter: it has none of this name; the message lists those that it has.
+    """
+    if name not in known:
+        raise typer.BadParameter(f"{option} is {name!r}; this bundle has {', '.join(known)}")
 
 
 def _form(bare: bool) -> Form:
@@ -305,6 +331,8 @@ def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
         **dataclasses.asdict(manifest.config),
         "parameters": manifest.parameters,
         "bytes": sum(entry.size_bytes for entry in manifest.files()),
+        "encoders": list(transforms(manifest.graphs, ANALYSIS)),
+        "decoders": list(transforms(manifest.graphs, SYNTHESIS)),
         "graphs": list(manifest.graphs),
         "tiles": len(manifest.tiles),
         "targets": [str(target.key) for target in manifest.targets.values()],

@@ -21,6 +21,7 @@ from glc.runtime.latent_steps import HostSteps, LatentSteps
 from glc.runtime.messages import named, one_line
 from glc.runtime.signatures import step_signatures
 from glc.runtime.spatial_walk import PARTS, PartPrior, SymbolCoder, walk
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS, further_graphs
 
 Latent = NDArray[np.float32]
 
@@ -45,7 +46,6 @@ class Networks:
         self._loader = loader
         self._on_stage = on_stage
         self._engines: dict[str, Engine] = {}
-        steps = step_signatures(bundle.manifest.config.latent_channels)
         # One a graph: who needs a loaded graph, or another one, waits for nobody.
         steps = step_signatures(bundle.manifest.config.latent_channels)
         names = {*bundle.manifest.graphs, *bundle.manifest.tiles, *steps}  # older bundles lack steps, which is an error
@@ -61,11 +61,14 @@ class Networks:
         with self._loader.workspace(self._on_stage) as workspace:
             yield Passage(self, workspace, on_device=self._loader.on_device)
 
-    def load_all(self) -> None:
-        """Load every graph that this engine needs now."""
-        steps = step_signatures(self.bundle.manifest.config.latent_channels)
-        for name in self.bundle.manifest.graphs:
-            if self._loader.on_device or name not in steps:
+    def load_all(self, analysis: str, synthesis: str) -> None:
+        """Load every graph that this engine needs now, of analysis and synthesis transforms those that are named."""
+        graphs = self.bundle.manifest.graphs
+        unneeded = {ANALYSIS, SYNTHESIS, *further_graphs(graphs)} - {analysis, synthesis}
+        if not self._loader.on_device:
+            unneeded |= step_signatures(self.bundle.manifest.config.latent_channels).keys()
+        for name in graphs:
+            if name not in unneeded:
                 self.engine(name)
 
     def unload(self) -> None:
@@ -133,11 +136,14 @@ class Passage:
         self.steps: LatentSteps = _GraphSteps(self) if on_device else HostSteps()
         """What happens between the networks."""
 
-    def analysis(self, image: Tensor, q_row: Latent, hyper_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Image (1, H, W, 3) and row (N,) of q_enc to y (1, N, h, w) and z indices of the stated size (1, h/4, w/4)."""
+    def analysis(self, graph: str, image: Tensor, q_row: Latent, hyper_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image (1, H, W, 3) and row (N,) of q_enc to y (1, N, h, w) and z indices of the stated size (1, h/4, w/4).
+
+        The graph is `analysis`, or another encoder's.
+        """
         rows, columns = hyper_size
         results = self.run(
-            "analysis",
+            graph,
             {"image": image, "q_row": q_row.reshape(1, -1, 1, 1)},
             {"y": self._latent(4 * rows, 4 * columns), "z_indices": (1, rows, columns)},
         )
@@ -169,12 +175,15 @@ class Passage:
             self.steps.assemble,
         )
 
-    def synthesise(self, y_hat: Tensor, q_row: Latent, out: Tensor) -> None:
-        """Write the image of y_hat (1, N, h, w) and row (N,) of q_dec into `out` (1, H, W, 3), without its padding."""
+    def synthesise(self, graph: str, y_hat: Tensor, q_row: Latent, out: Tensor) -> None:
+        """Write the image of y_hat (1, N, h, w) and row (N,) of q_dec into `out` (1, H, W, 3), without its padding.
+
+        The graph is `synthesis`, or another decoder's.
+        """
         factor = self._networks.bundle.manifest.config.downsampling
         shape = (1, factor * y_hat.shape[2], factor * y_hat.shape[3], 3)
         feeds = {"y_hat": y_hat, "q_row": q_row.reshape(1, -1, 1, 1)}
-        self._workspace.store(self.run("synthesis", feeds, {"image": shape})["image"], out)
+        self._workspace.store(self.run(graph, feeds, {"image": shape})["image"], out)
 
     def run(self, graph: str, feeds: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Run a graph; an SDK lets it give other shapes than it declares, so they are compared with the right ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glc.engines import TensorSpec
@@ -10,6 +10,7 @@ from glc.errors import BundleInvalid
 from glc.runtime.manifest import CodecConfig, GraphEntry
 from glc.runtime.messages import named
 from glc.runtime.signatures import Signature
+from glc.runtime.transforms import beside, own_name
 
 GROUPS = 32
 """Of every GroupNorm of the model."""
@@ -96,8 +97,13 @@ def deepest_synthesis_signature(channels_out: int, latent_channels: int) -> Sign
     return Signature((features("y_hat", latent_channels), q_row), (features("result", channels_out),))
 
 
-def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig) -> TileLayout:
+def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig, further: Sequence[str] = ()) -> TileLayout:
     """Read the layout from what a manifest says of its tile graphs.
+
+    Args:
+        graphs: tile graph name -> entry.
+        config: of the model.
+        further: graphs of transforms beside the model's own, whose tiles have the same inputs and outputs.
 
     Raises:
         BundleInvalid: a graph is missing, or does not fit the one before it.
@@ -126,6 +132,8 @@ def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig) -> TileLa
     reader.require("tile_synthesis_end", end_signature(channels))
     for name in (NARROW, WIDEN):
         reader.require(name, conversion_signature(name))
+    for graph in further:
+        reader.require_beside(graph)
     reader.require_all_used()
     return TileLayout(tuple(analysis), tuple(reversed(synthesis)))
 
@@ -150,6 +158,12 @@ class _Reader:
         if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
             raise BundleInvalid(f"manifest.json lists no tile graph {name} with the inputs and outputs of its place")
         self._used.add(name)
+
+    def require_beside(self, graph: str) -> None:
+        """Require every tile of a transform that takes the place of the model's own."""
+        for own in [name for name in self._used if name.startswith(f"tile_{own_name(graph)}_") and "." not in name]:
+            entry = self._graphs[own]
+            self.require(beside(own, graph), Signature(entry.inputs, entry.outputs))
 
     def require_all_used(self) -> None:
         """Where one graph of a level is missing, the level looks shorter; what is left over tells."""

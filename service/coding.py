@@ -49,12 +49,13 @@ class Coder:
         self._times = times
         self._max_pixels = max_pixels
 
-    def encode(self, body: bytes, quality: float, submitted_s: float) -> Coded:
+    def encode(self, body: bytes, quality: float, encoder: str, submitted_s: float) -> Coded:
         """Image file to bitstream.
 
         Args:
             body: PNG, JPEG or WebP.
             quality: 0..Q-1.
+            encoder: one of the codec's.
             submitted_s: of `time.perf_counter`, when the work was queued.
 
         Raises:
@@ -65,15 +66,16 @@ class Coder:
             self._times.add("queue", _since_ms(submitted_s))
             with self._times.stage("read_image"):
                 image = decode_image(body, "the image", self._max_pixels, _READ_FORMATS)
-            data = self.codec.encode(image.pixels, quality)
+            data = self.codec.encode(image.pixels, quality, encoder=encoder)
         return Coded(data, STREAM_TYPE, inspect(data), image.notes, 1.0, stages_ms)
 
-    def decode(self, body: bytes, kind: str, submitted_s: float, *, allow_partial: bool) -> Coded:
+    def decode(self, body: bytes, kind: str, decoder: str, submitted_s: float, *, allow_partial: bool) -> Coded:
         """Bitstream to image file.
 
         Args:
             body: a bitstream in its file form.
             kind: one of `MEDIA_TYPES`.
+            decoder: one of the codec's.
             submitted_s: as for `encode`.
             allow_partial: show what a cut stream holds.
 
@@ -86,19 +88,19 @@ class Coder:
             self._times.add("queue", _since_ms(submitted_s))
             stream, symbols = self._inspected(body), 1.0
             if allow_partial:
-                partial = self.codec.decode_partial(body)
+                partial = self.codec.decode_partial(body, decoder=decoder)
                 image, symbols = partial.image, partial.symbols
             else:
-                image = self.codec.decode(body)
+                image = self.codec.decode(body, decoder=decoder)
             packed = self._packed(image, kind)
         return Coded(packed, MEDIA_TYPES[kind], stream, (), symbols, stages_ms)
 
-    def preview(self, body: bytes, kind: str, submitted_s: float) -> Coded:
+    def preview(self, body: bytes, kind: str, decoder: str, submitted_s: float) -> Coded:
         """Bitstream, or the front of one, to what its z indices show; see `decode`."""
         with self._times.collected() as stages_ms:
             self._times.add("queue", _since_ms(submitted_s))
             stream = self._inspected(body)
-            packed = self._packed(self.codec.preview(body), kind)
+            packed = self._packed(self.codec.preview(body, decoder=decoder), kind)
         return Coded(packed, MEDIA_TYPES[kind], stream, (), 0.0, stages_ms)
 
     def _inspected(self, body: bytes) -> StreamInfo:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -23,6 +23,7 @@ from glc.service.intake import (
 )
 from glc.service.limits import Limits
 from glc.service.metrics import Metrics
+from glc.service.problems import Refused
 from glc.service.work import WorkPool
 
 _IMAGES = tuple(MEDIA_TYPES.values())
@@ -44,10 +45,12 @@ class CodingRoutes:
         self._metrics = metrics
 
     def router(self) -> APIRouter:
-        """The endpoints; the range of qualities is the model's."""
+        """The endpoints; the range of qualities and the encoders and decoders are the bundle's."""
         router = APIRouter(tags=["coding"], default_response_class=Response)
         coder = self._coder
         highest = coder.codec.qualities - 1
+        encoder_query = _choice("One that restores, say.", coder.codec.encoders)
+        decoder_query = _choice("One of a style, say; it need not fit the encoder.", coder.codec.decoders)
 
         @router.post(
             "/encode",
@@ -58,9 +61,11 @@ class CodingRoutes:
         async def encode(
             request: Request,
             quality: float = Query(min(1, highest), ge=0, le=highest, description="Fractions interpolate."),
+            encoder: str = encoder_query,
         ) -> Response:
+            _require_known("encoder", encoder, coder.codec.encoders)
             return await self._answer(
-                request, IMAGE_TYPES, require_image, lambda body, at_s: coder.encode(body, quality, at_s)
+                request, IMAGE_TYPES, require_image, lambda body, at_s: coder.encode(body, quality, encoder, at_s)
             )
 
         @router.post(
@@ -73,13 +78,15 @@ class CodingRoutes:
             request: Request,
             kind: _Format = None,
             allow_partial: _AllowPartial = False,
+            decoder: str = decoder_query,
         ) -> Response:
+            _require_known("decoder", decoder, coder.codec.decoders)
             wanted = chosen_format(request.headers.get("accept"), kind)
             return await self._answer(
                 request,
                 (STREAM_TYPE,),
                 require_stream,
-                lambda body, at_s: coder.decode(body, wanted, at_s, allow_partial=allow_partial),
+                lambda body, at_s: coder.decode(body, wanted, decoder, at_s, allow_partial=allow_partial),
             )
 
         @router.post(
@@ -91,10 +98,12 @@ class CodingRoutes:
         async def preview(
             request: Request,
             kind: _Format = None,
+            decoder: str = decoder_query,
         ) -> Response:
+            _require_known("decoder", decoder, coder.codec.decoders)
             wanted = chosen_format(request.headers.get("accept"), kind)
             return await self._answer(
-                request, (STREAM_TYPE,), require_stream, lambda body, at_s: coder.preview(body, wanted, at_s)
+                request, (STREAM_TYPE,), require_stream, lambda body, at_s: coder.preview(body, wanted, decoder, at_s)
             )
 
         return router
@@ -131,6 +140,15 @@ class CodingRoutes:
         header = coded.stream.header
         self._metrics.coded(operation, header.width * header.height, stages_ms)
         return Response(coded.body, media_type=coded.media_type, headers=_headers(coded, stages_ms))
+
+
+def _choice(description: str, known: Sequence[str]) -> Any:  # as FastAPI's own `Query`, which stands for its default
+    return Query(known[0], description=description, json_schema_extra={"enum": list(known)})
+
+
+def _require_known(parameter: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise Refused(422, "invalid_query", f"{parameter}: this service has {', '.join(known)}.")
 
 
 def _headers(coded: Coded, stages_ms: dict[str, float]) -> dict[str, str]:

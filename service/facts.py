@@ -19,6 +19,8 @@ class ModelFacts(BaseModel):
     arithmetic: str = Field(description="exact: streams decode anywhere; float: on this engine only.")
     parameters: int
     highest_quality: int = Field(description="Qualities run from 0 to this.")
+    encoders: tuple[str, ...] = Field(description="Any of them makes streams that any decoder decodes.")
+    decoders: tuple[str, ...]
 
 
 class LimitFacts(BaseModel):
@@ -59,6 +61,8 @@ def facts(codec: Codec, limits: Limits) -> Facts:
             arithmetic=manifest.arithmetic,
             parameters=manifest.parameters,
             highest_quality=codec.qualities - 1,
+            encoders=codec.encoders,
+            decoders=codec.decoders,
         ),
         engine=codec.engine,
         limits=LimitFacts(

@@ -9,9 +9,11 @@ import random
 import signal
 import sqlite3
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.batch.conftest import (
@@ -27,8 +29,10 @@ from tests.batch.conftest import (
     write,
     write_tar,
 )
+from tests.runtime.bundle_files import add_stand_ins
 
 import glc
+from glc.runtime.default_model import default_bundle
 
 COUNT = 36
 
@@ -163,6 +167,28 @@ def test_two_batches_do_not_share_a_folder(
         other.close()
     assert run.status == 1
     assert "another glc batch works in out" in run.err
+
+
+def test_a_folder_keeps_its_encoder_and_its_decoder(batch: Callable[..., Run], tmp_path: Path) -> None:
+    with zipfile.ZipFile(default_bundle()) as archive:
+        archive.extractall(tmp_path / "model.glcb")
+    add_stand_ins(tmp_path / "model.glcb")
+    write({tmp_path / "photos/a.png": image_bytes(0)})
+    coding = ("photos", "-o", "out", "-b", "model.glcb")
+    assert batch(*coding, "--encoder", "restore").status == 0
+    with glc.Codec.open(tmp_path / "model.glcb", threads=1) as codec:
+        stream = codec.encode(pixels(0), 1, encoder="restore")
+        styled = codec.decode(stream, decoder="scream")
+    assert outputs(tmp_path / "out") == {"a.glc": stream}
+    refused = batch(*coding)
+    assert refused.status == 1
+    assert "encoder" in refused.err
+    assert batch(*coding, "--encoder", "scream").status == 2
+    assert batch(*coding, "--decoder", "scream").status == 2
+    assert batch("out", "-o", "back", "-b", "model.glcb", "--decode", "--encoder", "restore").status == 2
+    assert batch("out", "-o", "back", "-b", "model.glcb", "--decode", "--decoder", "scream").status == 0
+    with Image.open(tmp_path / "back/a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), styled)
 
 
 def test_a_journal_that_is_damaged_is_refused_in_a_line(batch: Callable[..., Run], tmp_path: Path) -> None:

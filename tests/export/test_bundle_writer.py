@@ -52,8 +52,8 @@ def test_the_float_manifest_has_no_cases(mini_float_bundle: Path, mini_model: Gl
 
 def test_tables_hold_the_rows_of_the_checkpoint(mini_bundle: Path, mini_model: GlcModel) -> None:
     tables = Bundle.open(mini_bundle).tables()
-    np.testing.assert_array_equal(tables.q_enc, mini_model.q_enc[:, :, 0, 0].numpy())
-    np.testing.assert_array_equal(tables.q_dec, mini_model.q_dec[:, :, 0, 0].numpy())
+    np.testing.assert_array_equal(tables.rows["analysis"], mini_model.q_enc[:, :, 0, 0].numpy())
+    np.testing.assert_array_equal(tables.rows["synthesis"], mini_model.q_dec[:, :, 0, 0].numpy())
 
 
 def test_model_id_follows_what_decoding_depends_on_alone(mini_model: GlcModel) -> None:

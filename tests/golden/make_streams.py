@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import EngineLoader, Tensor, engine_loader
-from glc.export import export_bundle, synthetic_model
+from glc.export import GlcModel, export_bundle, synthetic_model
 from glc.export.config import ModelConfig
 from glc.runtime.bitstream import Form, Header, inspect, read_stream, write_stream
 from glc.runtime.bundle import Bundle
@@ -182,12 +182,17 @@ class Reader:
 def make_bundle(path: Path) -> None:
     """Write the bundle; raises FileExistsError where one exists."""
     _require_absent(path)
+    export_bundle(golden_model(), path, label="golden: tiny, synthetic weights", container="zip")
+
+
+def golden_model() -> GlcModel:
+    """The weights that the bundle was exported from."""
     model = synthetic_model(TINY)
     model.q_enc.mul_(_RATE)
     model.q_dec.div_(_RATE)
     for parameter in model.parameters():
         parameter.copy_(parameter.half())  # the graph files then hold 16 bits each
-    export_bundle(model, path, label="golden: tiny, synthetic weights", container="zip")
+    return model
 
 
 def make_streams(bundle: Path, directory: Path) -> None:

@@ -87,10 +87,11 @@ class PreparedBundle:
         violations = []
         ask("warm_up", codec.warm_up)
         ask("encode", lambda: codec.encode(_IMAGE, 0))
+        ask("encode", lambda: codec.encode(_IMAGE, 0, encoder=codec.encoders[-1]))
         calls: tuple[tuple[str, Callable[..., Any]], ...] = (
             ("decode", codec.decode),
             ("preview", codec.preview),
-            ("decode", codec.decode),
+            ("decode", functools.partial(codec.decode, decoder=codec.decoders[-1])),
         )
         for stream, (name, call) in zip(self.runner.streams, calls, strict=True):
             told = stated(stream.data, stream.form)

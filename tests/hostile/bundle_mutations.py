@@ -251,6 +251,20 @@ def manifest_structure(draft: Draft, draw: Draw) -> str:
     return ""
 
 
+def further_transform(draft: Draft, draw: Draw) -> str:
+    """An encoder or decoder beside the model's own, with odd names, signatures and factors."""
+    own, row = draw.choice((("analysis", "q_enc"), ("synthesis", "q_dec")))
+    name = draw.choice(("x", "default", "a.b", "X" * 32, "X" * 33, *_ODD_NAMES))
+    graphs = draft.document["graphs"]
+    graphs[f"{own}.{name}"] = graphs[draw.choice((own, own, "analysis", "hyper_prior"))]
+    if draw.random() < 0.7:
+        content = members.with_array(
+            draft.content("tables.npz"), f"{row}.x", row if draw.random() < 0.7 else "scale_reach"
+        )
+        draft.put("tables.npz", content, rehash=True)
+    return own
+
+
 def manifest_configuration(draft: Draft, draw: Draw) -> str:
     """Another configuration than the graphs'."""
     config = draft.document["config"]
@@ -332,7 +346,7 @@ def graph(draft: Draft, draw: Draw) -> str:
 
 MUTATIONS: tuple[Callable[[Draft, Draw], str], ...] = (
     *(alter_member, swap_members, remove_member, double_member, odd_file),
-    *(manifest_structure, manifest_structure, manifest_configuration, manifest_paths, manifest_text),
+    *(manifest_structure, manifest_structure, manifest_configuration, manifest_paths, manifest_text, further_transform),
     *(zip_damage, zip_damage, zip_bomb, arrays, arrays, arrays, graph, graph, graph, graph),
 )
 

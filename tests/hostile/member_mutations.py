@@ -107,6 +107,16 @@ def mutated_arrays(content: bytes, draw: Draw) -> tuple[str, bytes]:
     return how.__name__.lstrip("_"), how(content, draw)
 
 
+def with_array(content: bytes, name: str, like: str) -> bytes:
+    """An NPZ file with another array of the same values as one that it has."""
+    arrays = _members(content)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, data in (*arrays.items(), (f"{name}.npy", arrays[f"{like}.npy"])):
+            archive.writestr(zipfile.ZipInfo(member), data)
+    return buffer.getvalue()
+
+
 def _changed_header(content: bytes, draw: Draw) -> bytes:
     arrays = _members(content)
     name = draw.choice(list(arrays))

@@ -50,6 +50,26 @@ def table_arrays(bundle: Path) -> Arrays:
         return dict(arrays)
 
 
+def add_stand_ins(bundle: Path) -> None:
+    """Give a bundle the encoders `restore` and `twin` and the decoder `scream`, out of what it holds.
+
+    They share the files of the model's own graphs. Other factors make other streams of `restore` and other images of
+    `scream`; `twin` is the model's own encoder once more.
+    """
+    arrays = table_arrays(bundle)
+    arrays |= {"q_enc.restore": arrays["q_enc"] / 2, "q_enc.twin": arrays["q_enc"], "q_dec.scream": arrays["q_dec"] * 2}
+    put_tables(bundle, npz(arrays))
+
+    def change(document: dict[str, Any]) -> None:
+        for graph in ("analysis.restore", "analysis.twin", "synthesis.scream"):
+            own, _, name = graph.partition(".")
+            document["graphs"][graph] = document["graphs"][own]
+            tiles = document.get("tiles", {})
+            tiles |= {f"{tile}.{name}": tiles[tile] for tile in list(tiles) if tile.startswith(f"tile_{own}_")}
+
+    edit(bundle, change)
+
+
 def npz(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

@@ -42,8 +42,8 @@ def test_every_file_of_a_fresh_bundle_is_as_the_manifest_says(mini_bundle: Path)
 
 def test_tables_are_those_of_the_model(mini_bundle: Path) -> None:
     tables = Bundle.open(mini_bundle).tables()
-    assert tables.q_enc.shape == tables.q_dec.shape == (4, 32)
-    assert tables.q_enc.dtype == tables.q_dec.dtype == np.float32
+    assert list(tables.rows) == ["analysis", "synthesis"]
+    assert all(rows.shape == (4, 32) and rows.dtype == np.float32 for rows in tables.rows.values())
     assert len(tables.scales.frequencies) == 128
 
 

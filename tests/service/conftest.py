@@ -21,6 +21,7 @@ from tests.conftest import load_image
 import glc
 from glc.runtime.bitstream import Form
 from glc.runtime.codec import Image as Pixels
+from glc.runtime.transforms import OWN
 from glc.service.application import new_application
 from glc.service.coding import Coder
 from glc.service.limits import Limits
@@ -40,12 +41,12 @@ class GatedCodec(glc.Codec):
     """Released whenever a thread has come to the gate."""
     failure: Exception | None = None
 
-    def encode(self, image: Any, quality: float = 1, *, form: Form = "file") -> bytes:
+    def encode(self, image: Any, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
         self.entered.release()
         self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
-        return super().encode(image, quality, form=form)
+        return super().encode(image, quality, form=form, encoder=encoder)
 
 
 @dataclass(frozen=True)

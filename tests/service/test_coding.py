@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.service.conftest import PIXELS, Client, GatedCodec, packed
+from tests.runtime.bundle_files import add_stand_ins
+from tests.service.conftest import LIMITS, PIXELS, Client, GatedCodec, packed, served
 
 import glc
+from glc.runtime.default_model import default_bundle
+from glc.service.stage_times import StageTimes
 
 
 def test_encode_gives_the_bytes_of_the_codec_and_describes_them(client: Client, demo_codec: GatedCodec) -> None:
@@ -23,6 +29,26 @@ def test_encode_gives_the_bytes_of_the_codec_and_describes_them(client: Client, 
     assert (reply.headers["glc-width"], reply.headers["glc-height"]) == ("96", "64")
     assert float(reply.headers["glc-quality"]) == pytest.approx(info.header.quality, abs=1e-3)
     assert "glc-notes" not in reply.headers
+
+
+def test_an_encoder_and_a_decoder_can_be_asked_for(times: StageTimes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(default_bundle()) as archive:
+        archive.extractall(tmp_path)
+    add_stand_ins(tmp_path)
+    with (
+        glc.Codec.open(tmp_path, threads=1, max_pixels=LIMITS.pixels, on_stage=times.add) as codec,
+        served(codec, times, LIMITS) as client,
+    ):
+        told = json.loads(client.get("/info").body)["model"]
+        assert (told["encoders"], told["decoders"]) == (["default", "restore", "twin"], ["default", "scream"])
+        restored = client.post("/encode?encoder=restore", packed(PIXELS)).body
+        assert restored == codec.encode(PIXELS, 1, encoder="restore") != codec.encode(PIXELS, 1)
+        decoded = client.post("/decode?decoder=scream", restored).pixels()
+        np.testing.assert_array_equal(decoded, codec.decode(restored, decoder="scream"))
+        rough = client.post("/preview?decoder=scream", restored).pixels()
+        np.testing.assert_array_equal(rough, codec.preview(restored, decoder="scream"))
+        for path in ("/encode?encoder=scream", "/decode?decoder=twin", "/preview?decoder="):
+            assert client.post(path, restored).problem() == (422, "invalid_query")
 
 
 def test_quality_is_one_where_none_is_asked_for(client: Client, stream: bytes) -> None:

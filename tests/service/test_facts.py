@@ -63,7 +63,8 @@ def test_the_document_describes_bodies_answers_and_problems(client: Client, demo
         *("image/png", "image/jpeg", "image/webp"),
         "application/octet-stream",
     }
-    (quality,) = encode["parameters"]
+    quality, encoder = encode["parameters"]
+    assert encoder["schema"]["enum"] == ["default"]
     assert quality["schema"]["maximum"] == demo_codec.qualities - 1
     assert {"408", "413", "415", "422", "500", "503"} <= set(encode["responses"])
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(client.document)))
