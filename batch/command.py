@@ -11,7 +11,7 @@ import typer
 
 from glc.batch.names import RESULTS_NAME
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.command import AsJson, BundlePath, Decoder, Encoder, EngineName, MaxPixels, Precision, app
+from glc.runtime.command import AsJson, BundlePath, Decoder, Encoder, EngineName, MaxMemory, MaxPixels, Precision, app
 from glc.runtime.images import image_format as require_image_format
 from glc.runtime.terminal import EXIT_ERROR, Interrupted, requires_extra
 from glc.runtime.transforms import OWN
@@ -45,6 +45,7 @@ def batch(
     engine: EngineName = None,
     precision: Precision = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    max_memory: MaxMemory = None,
     column: Annotated[str, typer.Option("--column", help="Of Parquet files: where the images are.")] = "image",
     key: Annotated[str | None, typer.Option("--key", help="Of Parquet files: the column that names outputs.")] = None,
     ray: Annotated[
@@ -75,6 +76,7 @@ def batch(
         threads=threads,
         precision=precision,
         max_pixels=max_pixels,
+        memory_limit_bytes=max_memory,
         workers=workers,
         column=column,
         key=key,

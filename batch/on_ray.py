@@ -71,6 +71,8 @@ class Cluster:
     """Processors of one actor."""
     precision: str | None
     max_pixels: int
+    memory_limit_bytes: int | None
+    """Of an actor."""
     model_id: str
     """Of the bundle; an actor refuses another one."""
 
@@ -141,6 +143,7 @@ def _codec(cluster: Cluster) -> Codec:
         threads=None if cluster.engine in GPU_ENGINES else cluster.threads,
         precision=cluster.precision,
         max_pixels=cluster.max_pixels,
+        memory_limit_bytes=cluster.memory_limit_bytes,
     )
     if codec.bundle.manifest.model_id != cluster.model_id:
         named = cluster.bundle or "the default bundle"

@@ -44,6 +44,8 @@ class Request:
     """None is one for each image under way."""
     precision: str | None
     max_pixels: int
+    memory_limit_bytes: int | None
+    """Of this process, or of each actor; images of a codec then pass one at a time, with all threads."""
     workers: int | None
     """None is one for each processor."""
     column: str
@@ -99,7 +101,7 @@ def run_request(request: Request) -> Tally:
 @contextlib.contextmanager
 def _in_this_process(request: Request) -> Iterator[_Place]:
     with _codec(request) as codec:
-        workers = request.workers or _workers(codec, request.threads or 1)
+        workers = request.workers or _workers(codec, request)
 
         def run_tasks(tasks: Iterator[Task], scratch: Path) -> Generator[Outcome, None, None]:
             return in_threads(Worker(codec, request.work, request.out, scratch), tasks, workers)
@@ -123,6 +125,7 @@ def _on_cluster(request: Request) -> Iterator[_Place]:
         request.threads or 1,
         request.precision,
         request.max_pixels,
+        request.memory_limit_bytes,
         bundle.manifest.model_id,
     )
 
@@ -142,20 +145,23 @@ def _codec(request: Request) -> Codec:
             threads=threads,
             precision=request.precision,
             max_pixels=request.max_pixels,
+            memory_limit_bytes=request.memory_limit_bytes,
         )
 
     codec = opened(request.threads)
     if request.bundle is None:
         _logger.info("no bundle given: %s", codec.bundle.manifest.label)
-    if request.threads is not None or codec.engine_name in GPU_ENGINES:
+    if request.threads is not None or request.memory_limit_bytes is not None or codec.engine_name in GPU_ENGINES:
         return codec
     codec.close()
     return opened(1)
 
 
-def _workers(codec: Codec, threads: int) -> int:
-    """One for each core; on a GPU two, so that one reads and writes while the other computes."""
-    return 2 if codec.engine_name in GPU_ENGINES else max(1, available_threads() // threads)
+def _workers(codec: Codec, request: Request) -> int:
+    """One for each core; on a GPU, or where images pass one at a time, two: one reads and writes meanwhile."""
+    if codec.engine_name in GPU_ENGINES or request.memory_limit_bytes is not None:
+        return 2
+    return max(1, available_threads() // (request.threads or 1))
 
 
 def _settings(work: Work, bundle: Bundle, engine: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import typer
 from glc.engines import GPU_ENGINES, PRECISIONS
 from glc.engines.processor import available_threads
 from glc.runtime.codec import Codec
-from glc.runtime.command import BundlePath, EngineName, Precision, app
+from glc.runtime.command import BundlePath, EngineName, MaxMemory, Precision, app
 from glc.runtime.messages import one_line
 from glc.runtime.terminal import requires_extra
 from glc.service import limits as bounds
@@ -38,6 +38,7 @@ def serve(
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse larger images.")
     ] = bounds.DEFAULT_MAX_PIXELS,
+    max_memory: MaxMemory = None,
     max_queue: Annotated[
         int, typer.Option("--max-queue", min=0, help="Requests that may wait; more are answered 503.")
     ] = bounds.DEFAULT_MAX_QUEUE,
@@ -70,7 +71,7 @@ def serve(
     times = StageTimes()
     with (
         bound_socket(host, port) as listener,
-        _opened(bundle, engine, threads, workers, precision, max_pixels, times) as codec,
+        _opened(bundle, engine, threads, workers, precision, max_pixels, max_memory, times) as codec,
     ):
         _warm_up(codec)
         server = new_server(new_application(Coder(codec, times, max_pixels), limits), limits)
@@ -97,9 +98,13 @@ def _opened(
     workers: int,
     precision: str | None,
     max_pixels: int,
+    max_memory: int | None,
     times: StageTimes,
 ) -> Codec:
-    """With a worker's share of the processors where the user names no threads; engines on a GPU take none."""
+    """With a worker's share of the processors where the user names no threads; engines on a GPU take none.
+
+    Under a limit on memory images pass one at a time, each with all threads.
+    """
 
     def opened(threads: int | None) -> Codec:
         return Codec.open(
@@ -108,11 +113,12 @@ def _opened(
             threads=threads,
             precision=precision,
             max_pixels=max_pixels,
+            memory_limit_bytes=max_memory,
             on_stage=times.add,
         )
 
     codec = opened(threads)
-    if threads is not None or codec.engine_name in GPU_ENGINES:
+    if threads is not None or max_memory is not None or codec.engine_name in GPU_ENGINES:
         return codec
     codec.close()
     return opened(max(1, available_threads() // workers))

@@ -12,6 +12,7 @@ from glc.errors import (
     EngineMismatch,
     ImageTooLarge,
     ImageUnreadable,
+    MemoryLimitTooSmall,
     ModelMismatch,
     OutOfDeviceMemory,
     TooManyPixels,
@@ -72,6 +73,10 @@ def refusal(error: Exception) -> Refused:
             )
         case ImageTooLarge() | TooManyPixels():  # before the classes that they are of
             return Refused(413, "too_many_pixels", _sentence(error))
+        case MemoryLimitTooSmall():
+            return Refused(
+                413, "too_large_for_memory", "The image does not fit into the memory that this service may take."
+            )
         case BitstreamError():
             return Refused(422, "damaged_bitstream", _sentence(error))
         case ImageUnreadable():

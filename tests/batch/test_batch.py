@@ -361,3 +361,25 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path, environment: dict[str, s
     assert "5/5" in shown
     assert "images/s, 0 failed" in shown
     assert json.loads(done.stdout)["done"] == 5
+
+
+def test_a_limit_on_memory_needs_tiles_and_gives_the_same_streams(
+    batch: Callable[..., Run], mini_bundle: Path, tmp_path: Path
+) -> None:
+    write({tmp_path / f"photos/{n}.png": image_bytes(n) for n in (1, 2)})
+    refused = batch("photos", "-o", "out", "--max-memory", "8G")
+    assert refused.status == 1
+    assert "tile" in refused.err
+    run = batch("photos", "-o", "out", "-b", mini_bundle, "--engine", "onnxruntime", "--max-memory", "8G")
+    assert run.status == 0, run.err
+    with glc.Codec.open(mini_bundle, engine="onnxruntime") as codec:
+        assert outputs(tmp_path / "out") == {f"{n}.glc": codec.encode(pixels(n)) for n in (1, 2)}
+
+
+def test_an_image_beyond_the_limit_on_memory_is_listed(
+    batch: Callable[..., Run], mini_bundle: Path, tmp_path: Path
+) -> None:
+    write({tmp_path / "a.png": image_bytes(1)})
+    run = batch("a.png", "-o", "out", "-b", mini_bundle, "--engine", "onnxruntime", "--max-memory", "1M")
+    assert run.status == 1
+    assert table(tmp_path / "out")[str(tmp_path / "a.png")]["error"] == "MemoryLimitTooSmall"

@@ -78,7 +78,7 @@ def test_a_local_cluster_makes_the_same_files_and_goes_on_after_a_kill(
 
 
 def test_an_actor_that_cannot_work_says_why_in_a_row(tmp_path: Path) -> None:
-    cluster = on_ray.Cluster("local", 1, str(default_bundle()), "onnxruntime", 1, "bf16", 9, "model")
+    cluster = on_ray.Cluster("local", 1, str(default_bundle()), "onnxruntime", 1, "bf16", 9, None, "model")
     actor = on_ray._Actor(cluster, Decoding(".png"), str(tmp_path), str(tmp_path))
     (rows,) = actor(pa.table({}))
     (row,) = rows.to_pylist()

@@ -7,10 +7,11 @@ import struct
 import zlib
 
 import pytest
-from tests.service.conftest import LIMITS, PIXELS, Client, packed
+from tests.service.conftest import LIMITS, PIXELS, Client, packed, served
 
 import glc
 from glc.runtime.bitstream import Arithmetic, Header, write_stream
+from glc.service.stage_times import StageTimes
 
 PNG = packed(PIXELS)
 JPEG = packed(PIXELS, "JPEG")
@@ -143,3 +144,11 @@ def test_what_is_not_http_is_answered_400_and_closed(request_bytes: bytes, clien
         assert b"application/problem+json" in answer
         assert b'"code":"not_http"' in answer
     assert client.get("/healthz").status == 200
+
+
+def test_an_image_beyond_the_limit_on_memory_is_refused(mini_bundle: Path, times: StageTimes) -> None:
+    with (
+        glc.Codec.open(mini_bundle, engine="onnxruntime", memory_limit_bytes=1 << 20) as codec,
+        served(codec, times, LIMITS) as client,
+    ):
+        assert client.post("/encode", PNG).problem() == (413, "too_large_for_memory")
