@@ -65,7 +65,11 @@ def add_stand_ins(bundle: Path) -> None:
             own, _, name = graph.partition(".")
             document["graphs"][graph] = document["graphs"][own]
             tiles = document.get("tiles", {})
-            tiles |= {f"{tile}.{name}": tiles[tile] for tile in list(tiles) if tile.startswith(f"tile_{own}_")}
+            tiles |= {
+                f"{tile}.{name}": tiles[tile]
+                for tile in list(tiles)
+                if tile.startswith(f"tile_{own}_") and "." not in tile
+            }
 
     edit(bundle, change)
 
