@@ -97,13 +97,13 @@ class _PatchFeatures:
     decoded: list[torch.Tensor]
 
 
-def glc_contender(codec: Codec, name: str, qualities: Sequence[float]) -> Contender:
+def glc_contender(codec: Codec, name: str, qualities: Sequence[float], encoder: str, decoder: str) -> Contender:
     """A codec of this package: each picture becomes the bytes of a file, which are decoded."""
 
     def point(quality: float) -> Point:
         def code(picture: Picture) -> Coded:
-            data = codec.encode(picture.given, quality)
-            return Coded(len(data), codec.decode(data))
+            data = codec.encode(picture.given, quality, encoder=encoder)
+            return Coded(len(data), codec.decode(data, decoder=decoder))
 
         return Point(f"{quality:g}", code)
 

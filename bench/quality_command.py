@@ -18,9 +18,11 @@ from glc.bench.pictures import Conditions, Denoiser
 from glc.bench.quality import PointRow, QualityRow, glc_contender, measure_quality
 from glc.bench.rd_curves import METHOD, BdRow, Results, compare_codecs, plot_png
 from glc.runtime.codec import Codec
+from glc.runtime.command import Decoder, Encoder
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in
 from glc.runtime.terminal import progress_bar
+from glc.runtime.transforms import OWN
 
 _AGAINST = f"Another codec; may be repeated: {', '.join(FORMATS)}, a folder of its results, or the JSON of another run."
 
@@ -33,6 +35,8 @@ def quality(
         typer.Option("--bundle", "-b", envvar="GLC_BUNDLE", help="Bundle; the demonstration without.", show_default=""),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Of this codec, in tables and plots.")] = "GLC",
+    encoder: Encoder = OWN,
+    decoder: Decoder = OWN,
     qualities: Annotated[
         list[float] | None,
         typer.Option("--quality", "-q", min=0, help="May be repeated; all whole ones without.", show_default=False),
@@ -73,14 +77,14 @@ def quality(
     with Codec.open(bundle, engine=engine, precision=precision, threads=threads) as codec:
         chosen = qualities or range(codec.qualities)
         label, on = codec.bundle.manifest.label, codec.engine
-        contenders = [glc_contender(codec, name, list(dict.fromkeys(chosen))), *others]
+        contenders = [glc_contender(codec, name, list(dict.fromkeys(chosen)), encoder, decoder), *others]
         names = [contender.name for contender in contenders] + [run.points[0].codec for run in earlier]
         if doubled := sorted({one for one in names if names.count(one) > 1}):
             raise typer.BadParameter(f"two codecs are called {doubled[0]!r}; --name names this one")
         try:
             with progress_bar("coding") as report:
                 measured = measure_quality(contenders, images, conditions, networks, report)
-        except ValueError as error:  # a quality above the model's
+        except ValueError as error:  # a quality above the model's, an encoder that it has not
             raise typer.BadParameter(str(error)) from error
     results = Results(
         (*measured.rows, *(row for run in earlier for row in run.rows)),
@@ -88,7 +92,7 @@ def quality(
     )
     differences = [row for anchor in names[1:] for row in compare_codecs(results, name, anchor)]
     notes = (
-        f"{name}: {label}; {on}",
+        f"{name}: {label}; {on}{_ways(encoder, decoder)}",
         f"{len(images)} images of {data}{_in_words(conditions)}; bytes are of whole files, headers included",
         *absent,
         *measured.notes,
@@ -120,6 +124,10 @@ def _others(against: Sequence[str], images: Sequence[str]) -> tuple[list[Contend
         else:
             raise typer.BadParameter(f"--against {one}: expected one of {', '.join(FORMATS)}, a folder or a file")
     return contenders, earlier, absent
+
+
+def _ways(encoder: str, decoder: str) -> str:
+    return "".join(f"; {kind} {one}" for kind, one in (("encoder", encoder), ("decoder", decoder)) if one != OWN)
 
 
 def _in_words(conditions: Conditions) -> str:

@@ -23,7 +23,7 @@ from glc.runtime.memory_limit import (
     loading_bytes,
     prior_graph_bytes,
     resident_bytes,
-    return_large_memory,
+    reuse_memory,
 )
 from glc.runtime.networks import HyperPrior, Latent, Networks, Passage
 from glc.runtime.spatial_walk import PartPrior
@@ -68,8 +68,9 @@ class BoundedNetworks(Networks):
         if not isinstance(loader, HostLoader):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
         super().__init__(bundle, loader.sparing(), on_stage)
+        self._strip_loader = loader.for_strips()
         self.layout = bundle.tile_layout()
-        return_large_memory()
+        reuse_memory()
         self.limit_bytes = limit_bytes
         self.on_progress = on_progress
         self.plan: TilePlan | None = None
@@ -104,6 +105,9 @@ class BoundedNetworks(Networks):
         """Free every loaded graph."""
         self.unload()
         give_back()
+
+    def _loader_of(self, graph: str) -> EngineLoader:
+        return self._strip_loader if graph in self.bundle.manifest.tiles else self._loader
 
     def file_bytes(self, graph: str) -> int:
         """Size of a graph's file."""

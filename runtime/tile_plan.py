@@ -17,13 +17,17 @@ Storage = Literal["float32", "float16"]
 
 _FLOAT_BYTES = 4
 _ITEM_BYTES: dict[Storage, int] = {"float32": _FLOAT_BYTES, "float16": 2}
-_STRIP_BYTES = (96 << 20, 64 << 20, 32 << 20, 16 << 20, 8 << 20, 2 << 20)
+_STRIP_BYTES = (64 << 20, 24 << 20, 16 << 20, 8 << 20, 2 << 20)
 """Of a strip in float32: higher ones have fewer rows that are computed twice."""
+_REUSED_BYTES = 28 << 20
+"""Strips up to this, with rows of their neighbours, are in memory that is used again (`memory_limit.REUSED_BYTES`)."""
+_OF_NEW_MEMORY = 1.15
+"""Time that larger ones take for that of smaller ones, measured; the rows of neighbours apart."""
 _LEAST_ROWS = 8
 """Of a strip: with fewer, most of what is computed is computed twice."""
-_STRIPS_AT_WORK = 9
-"""Strips' worth of memory that is held beside what is kept: two or three between graphs, and what the engine takes to
-run one, measured as 5.3 (OpenVINO) and 4.5 (ONNX Runtime)."""
+_STRIPS_AT_WORK = 20
+"""Strips' worth of memory that is held beside what is kept: some between graphs, and what each graph of a pass takes,
+which keeps it to the end of the pass; one takes 5.3 (OpenVINO) or 4.5 (ONNX Runtime)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: 
         of_kept = kept.features * level.blocks * (3 - kept.within)
         of_others = (1 - kept.features) * halves * (halves + 3) / 2
         neighbours = 1 + 3 / plan.strip_rows(level, width >> n)
+        if plan.strip_bytes > _REUSED_BYTES:
+            neighbours *= _OF_NEW_MEMORY
         total += (of_kept + of_others) * neighbours * level.channels**2 * (height >> n) * (width >> n)
     # Storing in float16 takes two conversions of what is kept: a few hundredths of a convolution each.
     return total * (1.03 if plan.storage == "float16" else 1)

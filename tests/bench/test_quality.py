@@ -185,6 +185,13 @@ def test_noise_is_measured_against_the_clean_image(first: tuple[Any, Path], phot
     assert any("noise of sigma 30" in note for note in found["notes"])
 
 
+def test_an_encoder_that_the_bundle_has_not_is_a_usage_error(photographs: Path) -> None:
+    result = run(photographs, "--encoder", "restore")
+    assert result.exit_code == 2
+    assert "restore" in result.output
+    assert "default" in result.output
+
+
 def test_images_that_are_equal_have_no_finite_psnr() -> None:
     image = load_image("astronaut_256.png")
     assert finite_psnr_db(image, image) is None

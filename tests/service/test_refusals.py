@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from tests.service.conftest import LIMITS, PIXELS, Client, packed, served
