@@ -275,7 +275,7 @@ def test_a_container_that_cannot_be_read_is_listed(
         (("missing", "-o", "out"), "no file, folder or match of a pattern is called 'missing'"),
         (("photos", "-o", "out", "-q", "9"), "quality must lie in 0..3"),
         (("photos", "-o", "out", "-q", "1", "--decode"), "--quality is for encoding"),
-        (("photos", "-o", "out", "--format", "png"), "--format is for --decode"),
+        (("photos", "-o", "out", "--format", "png"), "--format and --decoder are for --decode"),
         (("photos", "-o", "out", "--decode", "--format", "docx"), "no image format"),
         (("photos", "-o", "out", "--precision", "f8"), "no precision is called 'f8'"),
         (("photos",), "--output"),
