@@ -13,7 +13,8 @@ from examples.train_demo.fast_norm import use_fast_norms
 from examples.train_demo.initialise import fit_ends, new_model, rotate_latent
 from examples.train_demo.metrics import ms_ssim
 from examples.train_demo.recipe import DEMO, Recipe, StageSettings, parse_plan
-from examples.train_demo.train import Trainer
+from examples.train_demo.stages import Stages
+from examples.train_demo.trainer import Trainer
 from examples.train_demo.walk import part_masks, walk
 from PIL import Image
 from torch import nn
@@ -83,10 +84,10 @@ def test_a_run_stops_and_goes_on(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     Image.fromarray(noise).save(photos / "a.png")
     recipe = Recipe({stage: StageSettings(crop=32, batch=2, learning_rate=1e-4) for stage in (1, 2, 3)})
-    first = Trainer(SMALL, recipe, photos, tmp_path, seed=0)
+    first = Trainer(Stages(new_model(SMALL), recipe), recipe, photos, tmp_path, seed=0)
     first.start(parse_plan("1:5,2:5,3:5"))
     first.run(most_steps=2)
-    again = Trainer(SMALL, recipe, photos, tmp_path, seed=0)
+    again = Trainer(Stages(new_model(SMALL), recipe), recipe, photos, tmp_path, seed=0)
     again.resume()
     assert again.position.stage_steps == {1: 2, 2: 2, 3: 2}
     again.start(parse_plan("3:5"))
