@@ -108,8 +108,8 @@ lean:
 	build/lean/bin/pip install --quiet --disable-pip-version-check --no-compile '.[$(ENGINE)]'
 	build/lean/bin/pip uninstall --quiet --disable-pip-version-check --yes setuptools pip
 	@test ! -e $(LEAN_SITE)/torch || { echo "torch was installed"; exit 1; }
-	@files=$$(du -sB1000000 $(LEAN_SITE) | cut -f1); build/lean/bin/python -m compileall -q $(LEAN_SITE) >/dev/null; \
-	  echo "glc-deploy[$(ENGINE)]: $$files MB, $$(du -sB1000000 $(LEAN_SITE) | cut -f1) MB with pip's byte code"
+	@files=$$(du -s --apparent-size -B1000000 $(LEAN_SITE) | cut -f1); build/lean/bin/python -m compileall -q $(LEAN_SITE) >/dev/null; \
+	  echo "glc-deploy[$(ENGINE)]: $$files MB, $$(du -s --apparent-size -B1000000 $(LEAN_SITE) | cut -f1) MB with pip's byte code"
 	build/lean/bin/python -c "import glc; codec = glc.Codec.open(); codec.decode(codec.encode(memoryview(bytes(12)).cast('B', (2, 2, 3))))"
 
 clean:
