@@ -7,6 +7,7 @@ for the rows that its convolution sees, and that one asks the next, down to some
 from __future__ import annotations
 
 import enum
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -149,7 +150,7 @@ class PassedLayer:
     def take(self, first: int, strip: Array) -> None:
         """Keep the strip from row `first` on, if it is one of those to keep; strips come in their order."""
         if first < self.kept_end:
-            self._strips.append(self._storing.store(strip))
+            self._strips.append(_apart(self._storing.store(strip)))
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
@@ -280,6 +281,13 @@ class ResidualLayer(ComputedLayer):
         seen = Sampling.SAME.needed(before, self.height, self.height)
         self._hidden.forget(seen)
         self._below.forget(Sampling.SAME.needed(seen, self.height, self.height))
+
+
+def _apart(values: Array) -> Array:
+    """A copy in memory of its own, which goes back to the system when it is freed; in the heap it would leave holes."""
+    copy: Array = np.frombuffer(mmap.mmap(-1, values.nbytes), values.dtype).reshape(values.shape)
+    np.copyto(copy, values)
+    return copy
 
 
 def _joined(pieces: Sequence[Array]) -> Array:
