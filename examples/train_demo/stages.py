@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,7 +44,7 @@ class Coded:
     """The hyper latent."""
 
 
-class Training(nn.Module):
+class Training(nn.Module, ABC):
     """The model with what every kind of training needs: its parts with gradients, its hyper codebook's averages.
 
     A subclass says which weights a stage moves and what a step computes.
@@ -60,13 +61,13 @@ class Training(nn.Module):
         use_fast_norms(model.vqgan)
         model.vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @abstractmethod
     def trained(self, stage: int) -> list[nn.Parameter]:
         """Parameters that a stage moves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, stage: int, x: Tensor) -> StepResult:
         """Compute the loss of one batch x (B, 3, H, W) in [-1, 1]."""
-        raise NotImplementedError
 
     def _draw_qualities(self, count: int) -> Tensor:
         # A permutation a batch: every quality is seen as often, and the loss fluctuates less.
