@@ -71,13 +71,24 @@ def load_picture(path: Path, conditions: Conditions) -> Picture:
     given = clean
     if conditions.noise_sigma:
         noise = np.random.default_rng([conditions.seed, int(digest, 16)]).normal(0, conditions.noise_sigma, clean.shape)
-        given = _rounded(clean + noise)
+        given = rounded(clean + noise)
     if conditions.denoiser is Denoiser.NLM:
-        given = _non_local_means(given, conditions.noise_sigma)
+        given = non_local_means(given, conditions.noise_sigma)
     return Picture(path.name, clean, given, digest)
 
 
-def _non_local_means(noisy: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+def non_local_means(noisy: NDArray[np.uint8], sigma: float, strength: float = 0.8) -> NDArray[np.uint8]:
+    """Denoise (H, W, 3) by non-local means of scikit-image.
+
+    Args:
+        noisy: the picture.
+        sigma: standard deviation of its noise, in 8-bit levels.
+        strength: of the filter, in units of sigma.
+
+    Raises:
+        ValueError: sigma is not positive.
+        MissingExtra: scikit-image is not installed.
+    """
     if sigma <= 0:
         raise ValueError("a denoiser needs the deviation of the noise")
     with requires_extra("bench"):
@@ -87,14 +98,15 @@ def _non_local_means(noisy: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8
         (noisy / 255).astype(np.float32),
         patch_size=5,
         patch_distance=6,
-        h=0.8 * scaled,  # as scikit-image advises where sigma is given
+        h=strength * scaled,
         sigma=scaled,
         fast_mode=True,
         channel_axis=-1,
     )
-    return _rounded(255 * np.asarray(denoised))
+    return rounded(255 * np.asarray(denoised))
 
 
-def _rounded(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
-    rounded: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
-    return rounded
+def rounded(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Levels as a file holds them."""
+    levels: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    return levels

@@ -23,13 +23,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from skimage.restoration import denoise_nl_means
 
 import glc
+from glc.bench.pictures import non_local_means, rounded
 
 CLEAN = "plain encoder, clean picture"
 PLAIN = "plain encoder"
 RESTORING = "restoring encoder"
+
+_STRENGTH = 0.6
+"""Of the denoiser's filter, as the model card was measured."""
 
 Pixels = NDArray[np.uint8]
 
@@ -80,7 +83,7 @@ def evaluate(
     ways = (
         Way(CLEAN, "default", lambda clean, _: clean),
         Way(PLAIN, "default", lambda _, noisy: noisy),
-        Way("non-local means, plain encoder", "default", lambda _, noisy: non_local_means(noisy, sigma)),
+        Way("non-local means, plain encoder", "default", lambda _, noisy: non_local_means(noisy, sigma, _STRENGTH)),
         Way(RESTORING, encoder, lambda _, noisy: noisy),
     )
     random = np.random.default_rng(seed)
@@ -107,18 +110,7 @@ def evaluate(
 
 def noisy_picture(pixels: Pixels, sigma: float, random: np.random.Generator) -> Pixels:
     """Gaussian noise of sigma 8-bit levels, clipped and rounded, on a picture (H, W, 3)."""
-    noisy: Pixels = np.rint(pixels + random.normal(0, sigma, pixels.shape)).clip(0, 255).astype(np.uint8)
-    return noisy
-
-
-def non_local_means(noisy: Pixels, sigma: float) -> Pixels:
-    """Denoise (H, W, 3) with the known sigma; filter strength as scikit-image's documentation has it."""
-    level = sigma / 255
-    result = denoise_nl_means(
-        noisy / 255, patch_size=5, patch_distance=6, h=0.6 * level, sigma=level, fast_mode=True, channel_axis=-1
-    )
-    pixels: Pixels = np.rint(result * 255).clip(0, 255).astype(np.uint8)
-    return pixels
+    return rounded(pixels + random.normal(0, sigma, pixels.shape))
 
 
 def _compare(image: str, quality: int, way: str, size_bytes: int, clean: Pixels, decoded: Pixels) -> Measured:
