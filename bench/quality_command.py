@@ -18,7 +18,7 @@ from glc.bench.pictures import Conditions, Denoiser
 from glc.bench.quality import PointRow, QualityRow, glc_contender, measure_quality
 from glc.bench.rd_curves import METHOD, BdRow, Results, compare_codecs, plot_png
 from glc.runtime.codec import Codec
-from glc.runtime.command import Decoder, Encoder
+from glc.runtime.command import BundlePath, Decoder, Encoder, EngineName, Precision, Threads
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in
 from glc.runtime.terminal import progress_bar
@@ -30,10 +30,7 @@ _AGAINST = f"Another codec; may be repeated: {', '.join(FORMATS)}, a folder of i
 @app.command()
 def quality(
     data: Annotated[Path, typer.Option("--data", help="Folder of photographs.", exists=True, file_okay=False)],
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", "-b", envvar="GLC_BUNDLE", help="Bundle; the demonstration without.", show_default=""),
-    ] = None,
+    bundle: BundlePath = None,
     name: Annotated[str, typer.Option("--name", help="Of this codec, in tables and plots.")] = "GLC",
     encoder: Encoder = OWN,
     decoder: Decoder = OWN,
@@ -57,9 +54,9 @@ def quality(
         typer.Option("--weights", help="Folder of the networks' weights; torch's own without.", file_okay=False),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG of the curves.")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="Engine that runs the graphs.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of analysis and synthesis.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")] = None,
+    engine: EngineName = None,
+    precision: Precision = None,
+    threads: Threads = None,
     markdown: MarkdownOption = False,
     latex: LatexOption = False,
     as_csv: CsvOption = False,

@@ -172,9 +172,7 @@ def export(
     images = None if calibrate is None else [read_image(p, DEFAULT_MAX_PIXELS).pixels for p in images_in(calibrate)]
     graphs: list[GraphReport] = []
     rounding: list[RoundingReport] = []
-    log = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=log, transient=True) as progress:
+    with _progress_bar() as progress:
         task = progress.add_task("load weights", total=EXPORT_STEPS + len(files))
 
         def on_step(description: str) -> None:
@@ -218,8 +216,7 @@ def _add(
 ) -> None:
     """Add encoders and decoders to a bundle, and say what came of it."""
     graphs: list[GraphReport] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress_bar() as progress:
         task = progress.add_task("load weights", total=2 + len(files))
         bundle = Bundle.open(path)
         require_free(bundle, [one.graph for one in files])
@@ -241,6 +238,12 @@ def _add(
         print(f"{path}: {kind}s {', '.join(transforms(bundle.manifest.graphs, own))}")
 
 
+def _progress_bar() -> Progress:
+    """On stderr, and gone when the work is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
 def _parsed_patch(text: str) -> int:
     if text == "global":
         return GLOBAL_ATTENTION
@@ -254,8 +257,7 @@ def _compile(
 ) -> None:
     """Compile a bundle for some targets, and say what came of it."""
     reports: list[EngineReport] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress_bar() as progress:
         bundle = Bundle.open(path)
         task = progress.add_task("compile", total=len(targets) * len(bundle.manifest.graphs))
 

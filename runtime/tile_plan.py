@@ -95,7 +95,7 @@ def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: 
 
 
 def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> Iterator[TilePlan]:
-    for strip_bytes, (storage, _) in itertools.product(_STRIP_BYTES, _ITEM_BYTES.items()):
+    for strip_bytes, storage in itertools.product(_STRIP_BYTES, _ITEM_BYTES):
         features = _features_bytes(levels, height, width, storage)
         room = room_bytes - _at_work_bytes(strip_bytes, levels, width)
         if room < _below_finest_bytes(features):
