@@ -133,7 +133,8 @@ class BoundedPassage(Passage):
         levels = self._bounded.layout.analysis
         if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
             return super().analysis(graph, image, q_row, hyper_size)
-        plan = self._plan(beside(_DEEPEST_ANALYSIS, graph), levels, height, width)
+        # The deepest level has twice the channels of the one above it, which synthesis counts among that one's own.
+        plan = self._plan(beside(_DEEPEST_ANALYSIS, graph), 2 * levels[-1].channels, levels, height, width)
         with self._networks.stage(graph):
             return self._transforms(graph, plan).analysis(np.asarray(image), _as_input(q_row), height, width)
 
@@ -145,7 +146,7 @@ class BoundedPassage(Passage):
         if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
             super().synthesise(graph, y_hat, q_row, out)
             return
-        plan = self._plan(beside(_DEEPEST_SYNTHESIS, graph), levels, height, width)
+        plan = self._plan(beside(_DEEPEST_SYNTHESIS, graph), levels[-1].channels, levels, height, width)
         with self._networks.stage(graph):
             self._transforms(graph, plan).synthesis(np.asarray(y_hat), _as_input(q_row), np.asarray(out))
 
@@ -185,12 +186,11 @@ class BoundedPassage(Passage):
             raise self._too_small(2 * prior_graph_bytes(self._config.latent_channels, _LEAST_PRIOR_ROWS, columns))
         return rows
 
-    def _plan(self, deepest: str, levels: tuple[TileLevel, ...], height: int, width: int) -> TilePlan:
-        """How to compute an image within the limit."""
+    def _plan(self, deepest: str, channels: int, levels: tuple[TileLevel, ...], height: int, width: int) -> TilePlan:
+        """How to compute an image within the limit; `channels` has the deepest level, whose graph is `deepest`."""
         bounded = self._bounded
         bounded.free()
         factor = self._config.downsampling
-        channels = 2 * levels[-1].channels
         needed_deepest = loading_bytes(bounded.file_bytes(deepest)) + deepest_graph_bytes(
             channels, self._config.attention_patch, height // factor, width // factor
         )

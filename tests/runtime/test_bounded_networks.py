@@ -16,7 +16,9 @@ import glc
 from glc.engines import CPU_ENGINES
 from glc.engines.ort import OrtDeviceLoader
 from glc.errors import MemoryLimitTooSmall, TilesMissing
+from glc.export.synthetic import MINI
 from glc.runtime import bounded_networks
+from glc.runtime.memory_limit import deepest_graph_bytes
 
 PHOTO = np.tile(load_image("coffee_200x300.png"), (2, 2, 1))
 MIB = 1 << 20
@@ -83,6 +85,21 @@ def test_less_memory_keeps_less(bounded: Callable[..., glc.Codec]) -> None:
 def test_too_small_a_limit_says_how_much_would_do(bounded: Callable[..., glc.Codec]) -> None:
     with pytest.raises(MemoryLimitTooSmall, match=r"needs a memory limit of about 0\.\d+ GiB; it is 0\.02 GiB"):
         bounded(20).encode(PHOTO, 1)
+
+
+def test_both_transforms_have_the_same_deepest_level(
+    bounded: Callable[..., glc.Codec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def count(channels: int, patch: int, rows: int, columns: int) -> int:
+        counted.append(channels)
+        return deepest_graph_bytes(channels, patch, rows, columns)
+
+    monkeypatch.setattr(bounded_networks, "deepest_graph_bytes", count)
+    codec = bounded(200)
+    codec.decode(codec.encode(PHOTO, 1))
+    assert counted == 2 * [MINI.base_channels * MINI.channel_multipliers[-1]]
 
 
 def test_progress_goes_up_to_the_end(bounded: Callable[..., glc.Codec]) -> None:
