@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glc.bench import (
+    coder,
     compare,
     file_commands,
     half,
@@ -20,6 +21,7 @@ from glc.runtime.terminal import run
 
 __all__ = [
     "app",
+    "coder",
     "compare",
     "file_commands",
     "half",

@@ -25,27 +25,17 @@ class TappedLoader(HostLoader):
         self.fetched: dict[str, Array] = {}
         """What the coder fetched last."""
 
-    def for_strips(self) -> TappedLoader:
-        """See `HostLoader.for_strips`."""
-        return self._with(self._host().for_strips())
-
     def sparing(self) -> TappedLoader:
         """See `HostLoader.sparing`."""
-        return self._with(self._host().sparing())
+        if not isinstance(self._inner, HostLoader):
+            raise EngineUnavailable(f"{self.fingerprint} is not an engine on the CPU")
+        loader = TappedLoader(self._inner.sparing(), self._replaced)
+        loader.fetched = self.fetched
+        return loader
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """See `EngineLoader.load`."""
         return self._inner.load(self._replaced.get(hashlib.sha256(graph).hexdigest(), graph), exact=exact)
-
-    def _host(self) -> HostLoader:
-        if not isinstance(self._inner, HostLoader):
-            raise EngineUnavailable(f"{self.fingerprint} is not an engine on the CPU")
-        return self._inner
-
-    def _with(self, inner: EngineLoader) -> TappedLoader:
-        loader = TappedLoader(inner, self._replaced)
-        loader.fetched = self.fetched
-        return loader
 
     @contextlib.contextmanager
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:

@@ -56,7 +56,8 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
         precision: one of `PRECISIONS`; None takes f32, and f16 on a GPU.
 
     Raises:
-        EngineUnavailable: no such engine, its package is not installed, or it cannot compute in this precision here.
+        EngineUnavailable: no such engine, its package is not installed, or it cannot compute in this precision, or with
+            a number of threads, here.
         ValueError: threads is not positive, or there is no such precision.
     """
     if threads is not None and threads < 1:
@@ -81,7 +82,7 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
 
 def _gpu_loader(name: str, threads: int | None, precision: str | None) -> EngineLoader:
     if threads is not None:
-        raise ValueError(f"threads are for engines on the CPU; {name} takes none")
+        raise EngineUnavailable(f"engine {name} takes no threads, which are for engines on the CPU: leave them out")
     if precision == "bf16":
         raise EngineUnavailable(f"engine {name} computes in f16 or f32, not in bf16")
     if name.startswith("onnxruntime"):

@@ -117,10 +117,6 @@ class OvLoader(HostLoader):
         version = openvino.__version__.partition("-")[0]
         return f"openvino {version} {self._precision}, {self._threads} threads, {processor_name()}"
 
-    def for_strips(self) -> OvLoader:
-        """A loader like this one; see `HostLoader.for_strips`. To release memory behind each run would cost 30 %."""
-        return self
-
     def sparing(self) -> OvLoader:
         """A loader like this one; see `HostLoader.sparing`."""
         loader = copy.copy(self)

@@ -220,14 +220,6 @@ class HostLoader:
     on_device = False
     target: TargetKey | None = None
 
-    def for_strips(self) -> EngineLoader:
-        """A loader of graphs that run often on like sizes and are closed soon: engines may hold what one run takes.
-
-        Raises:
-            EngineUnavailable: as `sparing`.
-        """
-        return self.sparing()
-
     def sparing(self) -> EngineLoader:
         """A loader like this one whose engines give back after each run what the run took.
 

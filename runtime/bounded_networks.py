@@ -68,7 +68,6 @@ class BoundedNetworks(Networks):
         if not isinstance(loader, HostLoader):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
         super().__init__(bundle, loader.sparing(), on_stage)
-        self._strip_loader = loader.for_strips()
         self.layout = bundle.tile_layout()
         reuse_memory()
         self.limit_bytes = limit_bytes
@@ -82,6 +81,13 @@ class BoundedNetworks(Networks):
         """Take what one image needs; see `Networks.passage`. The next image waits."""
         with self._turn, self._loader.workspace(self._on_stage) as workspace:
             yield BoundedPassage(self, workspace)
+
+    def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a graph on arrays; see `Networks.run`."""
+        results = super().run(graph, feeds)
+        if self.room_bytes() < 0:
+            give_back()  # what glibc kept for the next run: some of it is too much
+        return results
 
     def room_bytes(self) -> int:
         """What this process may still take."""
@@ -105,9 +111,6 @@ class BoundedNetworks(Networks):
         """Free every loaded graph."""
         self.unload()
         give_back()
-
-    def _loader_of(self, graph: str) -> EngineLoader:
-        return self._strip_loader if graph in self.bundle.manifest.tiles else self._loader
 
     def file_bytes(self, graph: str) -> int:
         """Size of a graph's file."""

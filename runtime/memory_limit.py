@@ -51,9 +51,12 @@ def image_graph_bytes(base_channels: int, height: int, width: int) -> int:
 
 
 def deepest_graph_bytes(channels: int, patch: int, rows: int, columns: int) -> int:
-    """What the deepest level takes, for a latent of this size: features, and scores of each attention patch."""
+    """What the deepest level takes, for a latent of this size: features, and scores of each attention patch.
+
+    ONNX Runtime needs it all, OpenVINO down to a third of it on a large image.
+    """
     in_patch = min(patch, rows) * min(patch, columns)
-    return _FLOAT_BYTES * rows * columns * (16 * channels + 3 * in_patch)
+    return _FLOAT_BYTES * rows * columns * (16 * channels + 6 * in_patch)
 
 
 def prior_graph_bytes(latent_channels: int, rows: int, columns: int) -> int:

@@ -110,15 +110,11 @@ class Networks:
         with _naming(graph):
             return engine.run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
 
-    def _loader_of(self, _: str) -> EngineLoader:
-        """What loads a graph."""
-        return self._loader
-
     def _load(self, graph: str) -> Engine:
         entry, content = self.bundle.graph(graph, self._loader.target)
         cases = self.bundle.conformance(graph)
         with _naming(graph):
-            engine = self._loader_of(graph).load(content, exact=cases is not None)
+            engine = self._loader.load(content, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))

@@ -26,8 +26,10 @@ _OF_NEW_MEMORY = 1.15
 _LEAST_ROWS = 8
 """Of a strip: with fewer, most of what is computed is computed twice."""
 _STRIPS_AT_WORK = 20
-"""Strips' worth of memory that is held beside what is kept: some between graphs, and what each graph of a pass takes,
-which keeps it to the end of the pass; one takes 5.3 (OpenVINO) or 4.5 (ONNX Runtime)."""
+"""Strips' worth of memory that is held beside what is kept: by a graph, between graphs, and by glibc for the next ones;
+17 to 22 (OpenVINO) and 22 to 30 (ONNX Runtime) were measured, of which glibc is made to give back what is too much."""
+_ROWS_OF_A_BLOCK = 4
+"""Rows that a residual block sees beside those that it gives, above and below together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def fastest_plan(levels: Sequence[TileLevel], height: int, width: int, room_byte
 def least_bytes(levels: Sequence[TileLevel], height: int, width: int) -> int:
     """Memory with which `fastest_plan` has one."""
     features = _features_bytes(levels, height, width, "float16")
-    return _at_work_bytes(_STRIP_BYTES[-1], levels, width) + _below_finest_bytes(features)
+    at_work = _at_work_bytes(_STRIP_BYTES[-1], levels, width, of_finest=levels[0].blocks)
+    return at_work + _below_finest_bytes(features)
 
 
 def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: int) -> float:
@@ -96,15 +99,17 @@ def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: 
 
 def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> Iterator[TilePlan]:
     for strip_bytes, storage in itertools.product(_STRIP_BYTES, _ITEM_BYTES):
-        features = _features_bytes(levels, height, width, storage)
-        room = room_bytes - _at_work_bytes(strip_bytes, levels, width)
+        finest, *others = features = _features_bytes(levels, height, width, storage)
+        room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=1)
+        share = 1.0
+        if finest > room:
+            # Rows that are not kept are computed from the level below, through all blocks of the finest level.
+            room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=levels[0].blocks)
+            below = others[0] if others else 0
+            share = (room - below) / (finest - below)
         if room < _below_finest_bytes(features):
             continue
-        finest, *others = features
-        # Rows of the finest level take the place of those of the level below that they are computed from.
-        below = others[0] if others else 0
-        share = 1.0 if finest <= room else (room - below) / (finest - below)
-        kept = [Kept(share, max(0.0, min(1.0, (room - finest) / finest)))]
+        kept = [Kept(min(1.0, share), max(0.0, min(1.0, (room - finest) / finest)))]
         kept += [Kept(1.0, max(0.0, min(1.0, (room - size) / size))) for size in others]
         yield TilePlan(tuple(kept), storage, strip_bytes)
 
@@ -119,11 +124,19 @@ def _below_finest_bytes(features: Sequence[int]) -> int:
     return max(features[1:], default=0) + max(features[2:], default=0)
 
 
-def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], width: int) -> int:
-    """What strips take while they are computed, rows of their neighbours included."""
+def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], width: int, of_finest: int) -> int:
+    """What strips take while they are computed, with the rows of their neighbours.
+
+    Args:
+        strip_bytes: as in a plan.
+        levels: from full resolution down.
+        width: of the padded image.
+        of_finest: blocks of the finest level that may have to be computed for one strip.
+    """
     plan = TilePlan((), "float32", strip_bytes)
+    blocks = (of_finest, *[1] * (len(levels) - 1))
     largest = max(
-        _FLOAT_BYTES * level.channels * (width >> n) * (plan.strip_rows(level, width >> n) + 4)
-        for n, level in enumerate(levels)
+        _FLOAT_BYTES * level.channels * (width >> n) * (plan.strip_rows(level, width >> n) + _ROWS_OF_A_BLOCK * passed)
+        for n, (level, passed) in enumerate(zip(levels, blocks, strict=True))
     )
     return _STRIPS_AT_WORK * largest

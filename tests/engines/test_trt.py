@@ -365,7 +365,7 @@ def test_an_old_driver_is_named(sdk: FakeTensorRT) -> None:
 
 
 def test_threads_and_bf16_are_refused() -> None:
-    with pytest.raises(ValueError, match="threads are for engines on the CPU"):
+    with pytest.raises(EngineUnavailable, match="takes no threads"):
         glc.Codec.open(engine="tensorrt", threads=2)
     with pytest.raises(EngineUnavailable, match="f16 or f32, not in bf16"):
         glc.Codec.open(engine="tensorrt_rtx", precision="bf16")

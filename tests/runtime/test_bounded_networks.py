@@ -72,7 +72,7 @@ def test_with_room_an_image_is_computed_in_one_piece(codec: glc.Codec, bounded: 
 
 def test_less_memory_keeps_less(bounded: Callable[..., glc.Codec]) -> None:
     kept = []
-    for limit_mib in (200, 60):
+    for limit_mib in (200, 80):
         codec = bounded(limit_mib)
         codec.encode(PHOTO, 1)
         assert codec.tile_plan is not None
@@ -100,6 +100,28 @@ def test_both_transforms_have_the_same_deepest_level(
     codec = bounded(200)
     codec.decode(codec.encode(PHOTO, 1))
     assert counted == 2 * [MINI.base_channels * MINI.channel_multipliers[-1]]
+
+
+def test_what_the_allocator_holds_beyond_the_limit_goes_back(
+    bounded: Callable[..., glc.Codec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = bounded(200)
+    held = [0]
+    given: list[int] = []
+
+    def trim() -> None:
+        given.append(held[0])
+        held[0] = 0
+
+    monkeypatch.setattr(bounded_networks, "resident_bytes", lambda: held[0])
+    monkeypatch.setattr(bounded_networks, "give_back", trim)
+
+    def hold(_: float) -> None:
+        held[0] = 201 * MIB
+
+    monkeypatch.setattr(codec._networks, "on_progress", hold)
+    codec.encode(PHOTO, 1)
+    assert given.count(201 * MIB) > 10
 
 
 def test_progress_goes_up_to_the_end(bounded: Callable[..., glc.Codec]) -> None:
@@ -139,14 +161,15 @@ def test_a_limit_is_for_the_cpu(mini_bundle: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("limit_mib", [600, 460])
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_a_fresh_process_keeps_its_limit(mini_bundle: Path, engine: str) -> None:
+def test_a_fresh_process_keeps_its_limit(mini_bundle: Path, engine: str, limit_mib: int) -> None:
     program = f"""
 import json, numpy as np, glc
 from glc.bench.memory import peak_memory_bytes
 from glc.runtime.memory_limit import resident_bytes
 image = np.tile(np.arange(200, dtype=np.uint8)[:, None, None], (6, 1800, 3))
-limit = 600 << 20
+limit = {limit_mib} << 20
 with glc.Codec.open({str(mini_bundle)!r}, engine={engine!r}, threads=2, memory_limit_bytes=limit) as codec:
     data = codec.encode(image, 1)
     encoded = codec.tile_plan is not None

@@ -40,6 +40,15 @@ def test_only_of_the_finest_level_are_features_computed_anew() -> None:
         assert all(0 <= share <= 1 for kept in plan.kept for share in (kept.features, kept.within))
 
 
+def test_rows_that_are_computed_through_more_blocks_need_more_room() -> None:
+    shares = []
+    for blocks in (1, 3):
+        plan = fastest_plan((TileLevel(blocks, 128), *NATURAL[1:]), *EIGHT_K, 8 * GIB)
+        assert plan is not None
+        shares.append(plan.kept[0].features)
+    assert shares[1] < shares[0] < 1
+
+
 def test_below_the_least_there_is_no_plan() -> None:
     least = least_bytes(NATURAL, *EIGHT_K)
     assert fastest_plan(NATURAL, *EIGHT_K, least) is not None
