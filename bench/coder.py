@@ -16,13 +16,12 @@ from glc.bench.app import BundleOption, app
 from glc.bench.device import device_card
 from glc.bench.drawn import draw_part, level_probabilities, symbol_bits
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
-from glc.bench.timing import Spread, milliseconds, take_turns
+from glc.bench.timing import milliseconds, take_turns
 from glc.errors import EngineFailed
 from glc.runtime.bundle import Bundle
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
+from glc.runtime.spatial_walk import PARTS
 from glc.runtime.terminal import parsed_size
-
-_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,11 @@ def measure_coder(
             raise EngineFailed(f"{height}x{width}: what was read is not what was written")
     ways = {f"{number} {way.__name__}": way for number, case in enumerate(cases) for way in (case.encode, case.decode)}
     turns = take_turns({name: partial(milliseconds, way) for name, way in ways.items()}, repetitions)
-    least = {name: Spread(tuple(samples)).least_ms for name, samples in turns.items()}
+    least = {name: min(samples) for name, samples in turns.items()}
     return [
         CoderRow(
             *size,
-            symbols=_PARTS * case.symbols.size,
+            symbols=PARTS * case.symbols.size,
             payload_bytes=len(case.payload),
             encode_ms=least[f"{number} encode"],
             decode_ms=least[f"{number} decode"],
@@ -97,13 +96,13 @@ class _Case:
 
     def encode(self) -> bytes:
         encoder = PayloadEncoder(self._models)
-        for _ in range(_PARTS):
+        for _ in range(PARTS):
             encoder.put_part(self.symbols, self._indices)
         return encoder.finish()
 
     def decode(self) -> list[NDArray[np.int32]]:
         decoder = PayloadDecoder(self._models, self.payload)
-        return [decoder.get_part(self._indices) for _ in range(_PARTS)]
+        return [decoder.get_part(self._indices) for _ in range(PARTS)]
 
 
 def _peak_bytes(call: Callable[[], object]) -> int:

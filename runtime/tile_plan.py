@@ -101,15 +101,15 @@ def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int
     for strip_bytes, storage in itertools.product(_STRIP_BYTES, _ITEM_BYTES):
         finest, *others = features = _features_bytes(levels, height, width, storage)
         room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=1)
-        share = 1.0
         if finest > room:
             # Rows that are not kept are computed from the level below, through all blocks of the finest level.
             room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=levels[0].blocks)
-            below = others[0] if others else 0
-            share = (room - below) / (finest - below)
         if room < _below_finest_bytes(features):
             continue
-        kept = [Kept(min(1.0, share), max(0.0, min(1.0, (room - finest) / finest)))]
+        # Rows of the finest level take the place of those of the level below that they are computed from.
+        below = others[0] if others else 0
+        share = 1.0 if finest <= room else (room - below) / (finest - below)
+        kept = [Kept(share, max(0.0, min(1.0, (room - finest) / finest)))]
         kept += [Kept(1.0, max(0.0, min(1.0, (room - size) / size))) for size in others]
         yield TilePlan(tuple(kept), storage, strip_bytes)
 

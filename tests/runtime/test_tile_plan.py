@@ -69,3 +69,10 @@ def test_a_level_may_hold_more_than_the_one_above_it() -> None:
         plan = fastest_plan(levels, 256, 256, room)
         assert plan is not None
         assert 0 <= plan.kept[0].features <= 1
+
+
+def test_a_level_may_hold_as_much_as_the_one_above_it() -> None:
+    levels = (TileLevel(1, 128), TileLevel(1, 512))
+    least = least_bytes(levels, 1024, 1024)
+    assert fastest_plan(levels, 1024, 1024, least) is not None
+    assert fastest_plan(levels, 1024, 1024, least // 2) is None
