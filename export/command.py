@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -21,6 +24,7 @@ from glc.export.config import GLOBAL_ATTENTION
 from glc.export.exact_report import RoundingReport
 from glc.export.further_transforms import TransformFile, add_transforms, load_transforms, require_free
 from glc.export.graph_files import GraphReport
+from glc.export.int8_transforms import INT8, INT8_STEPS, add_int8
 from glc.export.model import with_attention_patch
 from glc.export.model_options import CheckpointOption, SeedOption, SyntheticName, SyntheticOption, chosen_model
 from glc.export.targets import EngineReport, ImageSizes, compile_target
@@ -28,6 +32,7 @@ from glc.export.transform_options import DecoderOption, EncoderOption, IntoOptio
 from glc.export.transform_weights import KINDS, weights_of_bundle, weights_of_model
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
+from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in, read_image
 from glc.runtime.terminal import new_app, parsed_size, results_console, run
@@ -77,7 +82,7 @@ def export(
             "--calibrate",
             exists=True,
             file_okay=False,
-            help="Images for the ranges of exact arithmetic; some are built in.",
+            help="Images for the ranges of exact arithmetic and of 8 bits; some are built in.",
         ),
     ] = None,
     report: Annotated[
@@ -105,6 +110,10 @@ def export(
     ] = None,
     encoders: EncoderOption = None,
     decoders: DecoderOption = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Add an encoder and a decoder `int8`, whose residual blocks compute in 8 bits."),
+    ] = False,
     into: IntoOption = None,
     existing: Annotated[
         Path | None,
@@ -135,7 +144,7 @@ def export(
 
     With --target sm80 its graphs are also compiled for an A100. To compile a bundle that is there already:
     glc-export --bundle model.glcb --target sm80. To add an encoder to it:
-    glc-export --into model.glcb --encoder restore=restore.pth.
+    glc-export --into model.glcb --encoder restore=restore.pth. Or faster ones, in 8 bits: with --int8.
     """
     files = transform_files(encoders, decoders)
     attention_patch = None if patch is None else _parsed_patch(patch)
@@ -146,17 +155,22 @@ def export(
     for target in targets:
         builder_for(target, library)  # before minutes of work
     if existing is not None:
-        if any((checkpoint, synthetic, output, into, files)) or not targets:
+        if any((checkpoint, synthetic, output, into, files, int8)) or not targets:
             raise typer.BadParameter("--bundle goes with --target, and without what is exported or added")
         _compile(existing, targets, library, precision, sizes)
         return
     if into is not None:
-        if any(option is not None for option in (output, label, calibrate, report, patch)) or not files:
+        if any(option is not None for option in (output, label, report, patch)) or not (files or int8):
             raise typer.BadParameter(
-                "--into goes with --encoder or --decoder, and without --output, --label, --calibrate, --report and "
+                "--into goes with --encoder, --decoder or --int8, and without --output, --label, --report and "
                 "--attention-patch, which the bundle has"
             )
-        _add(into, files, checkpoint, synthetic, seed)
+        if calibrate is not None and not int8:
+            raise typer.BadParameter("--calibrate goes with --int8 here: the ranges of the prior are in the bundle")
+        if files:
+            _add(into, files, checkpoint, synthetic, seed)
+        if int8:
+            _add_int8(into, calibrate)
         if targets:
             _compile(into, targets, library, precision, sizes)
         return
@@ -165,11 +179,13 @@ def export(
     if label is not None and not label.isprintable():
         raise typer.BadParameter("the label must be one line of printable text")
     exact = arithmetic is _Arithmetic.EXACT
-    if not exact and (calibrate is not None or report is not None):
-        raise typer.BadParameter("--calibrate and --report belong to --arithmetic exact")
+    if not exact and report is not None:
+        raise typer.BadParameter("--report belongs to --arithmetic exact")
+    if not exact and not int8 and calibrate is not None:
+        raise typer.BadParameter("--calibrate belongs to --arithmetic exact, or to --int8")
     if report is not None:
         require_place(report)
-    images = None if calibrate is None else [read_image(p, DEFAULT_MAX_PIXELS).pixels for p in images_in(calibrate)]
+    images = None if calibrate is None else _pixels(images_in(calibrate))
     graphs: list[GraphReport] = []
     rounding: list[RoundingReport] = []
     with _progress_bar() as progress:
@@ -207,6 +223,8 @@ def export(
     manifest = bundle.manifest
     total_bytes = sum(entry.size_bytes for entry in manifest.files())
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")
+    if int8:
+        _add_int8(output, calibrate)
     if targets:
         _compile(output, targets, library, precision, sizes)
 
@@ -236,6 +254,26 @@ def _add(
     results_console().print(_table(graphs))
     for own, kind in KINDS.items():
         print(f"{path}: {kind}s {', '.join(transforms(bundle.manifest.graphs, own))}")
+
+
+def _add_int8(path: Path, calibrate: Path | None) -> None:
+    """Add an encoder and a decoder in 8 bits to a bundle, and say what they cost."""
+    images = _pixels(packaged_photos() if calibrate is None else images_in(calibrate))
+    with _progress_bar() as progress:
+        task = progress.add_task("load NNCF", total=INT8_STEPS + 1)
+        _, report = add_int8(
+            Bundle.open(path),
+            images,
+            on_step=lambda description: progress.update(task, description=description, advance=1),
+        )
+    print(
+        f"{path}: encoder and decoder {INT8}; on the {report.images} images of calibration "
+        f"{report.bytes_int8 / report.bytes_own - 1:+.2%} of bytes, {report.psnr_int8_db - report.psnr_own_db:+.2f} dB"
+    )
+
+
+def _pixels(paths: Iterable[Path]) -> list[NDArray[np.uint8]]:
+    return [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in paths]
 
 
 def _progress_bar() -> Progress:

@@ -17,6 +17,7 @@ import onnx.shape_inference
 
 from glc.errors import ExportError
 from glc.export.group_norm import with_group_norms
+from glc.export.onnx_graph import with_plain_weights
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -36,7 +37,7 @@ def half_precision(graph: bytes) -> bytes:
     Raises:
         ExportError: a weight is too large for float16, or the type of a tensor cannot be found.
     """
-    model = _Conversion(with_group_norms(_with_plain_weights(onnx.load_model_from_string(graph)))).model()
+    model = _Conversion(with_group_norms(with_plain_weights(onnx.load_model_from_string(graph)))).model()
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -131,23 +132,6 @@ class _Conversion:
                 )
             self._constants[wanted] = onnx.numpy_helper.from_array(halves, wanted)
         return wanted
-
-
-def _with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Undo the storage in 16 bits: weights behind a cast become float32 weights."""
-    graph = model.graph
-    stored = {w.name: w for w in graph.initializer if w.data_type == _HALF}
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            weight = stored[node.input[0]]
-            values = onnx.numpy_helper.to_array(weight).astype(np.float32)
-            weight.CopyFrom(onnx.numpy_helper.from_array(values, node.output[0]))
-        else:
-            nodes.append(node)
-    graph.ClearField("node")
-    graph.node.extend(nodes)
-    return model
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

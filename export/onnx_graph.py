@@ -93,6 +93,27 @@ def serialised(model: onnx.ModelProto) -> bytes:
     return _without_origins(model)
 
 
+def with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Undo the storage in 16 bits of `serialised`: weights behind a cast become float32 weights of its name.
+
+    Args:
+        model: changed in place, and returned.
+    """
+    graph = model.graph
+    stored = {w.name: w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT16}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            weight = stored[node.input[0]]
+            values = onnx.numpy_helper.to_array(weight).astype(np.float32)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, node.output[0]))
+        else:
+            nodes.append(node)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    return model
+
+
 def onnx_value(spec: TensorSpec) -> onnx.ValueInfoProto:
     """A value whose free axes bear names; equal names would promise equal sizes, of which there are none to promise."""
     axes = [f"{spec.name}_{axis}" if size is None else size for axis, size in enumerate(spec.shape)]

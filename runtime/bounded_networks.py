@@ -25,15 +25,17 @@ from glc.runtime.memory_limit import (
     resident_bytes,
     reuse_memory,
 )
+from glc.runtime.messages import named
 from glc.runtime.networks import HyperPrior, Latent, Networks, Passage
 from glc.runtime.spatial_walk import PartPrior
 from glc.runtime.tile_layout import NARROW, WIDEN, TileLevel
 from glc.runtime.tile_plan import TilePlan, fastest_plan, least_bytes
 from glc.runtime.tiled_priors import tiled_hyper_prior, tiled_spatial_prior
 from glc.runtime.tiled_transforms import Progress, TiledTransforms
-from glc.runtime.transforms import beside, own_name
+from glc.runtime.transforms import ANALYSIS, SYNTHESIS, beside, own_name
 
-_DEEPEST_ANALYSIS, _DEEPEST_SYNTHESIS = "tile_analysis_deepest", "tile_synthesis_deepest"
+_DEEPEST = {ANALYSIS: "tile_analysis_deepest", SYNTHESIS: "tile_synthesis_deepest"}
+"""Graph -> its deepest level, which is one tile."""
 
 _LEAST_PRIOR_ROWS = 32
 """Of the latent, in a strip of a prior graph."""
@@ -137,7 +139,7 @@ class BoundedPassage(Passage):
         if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
             return super().analysis(graph, image, q_row, hyper_size)
         # The deepest level has twice the channels of the one above it, which synthesis counts among that one's own.
-        plan = self._plan(beside(_DEEPEST_ANALYSIS, graph), 2 * levels[-1].channels, levels, height, width)
+        plan = self._plan(graph, 2 * levels[-1].channels, levels, height, width)
         with self._networks.stage(graph):
             return self._transforms(graph, plan).analysis(np.asarray(image), _as_input(q_row), height, width)
 
@@ -149,7 +151,7 @@ class BoundedPassage(Passage):
         if self._bounded.fits(graph, image_graph_bytes(levels[0].channels, height, width)):
             super().synthesise(graph, y_hat, q_row, out)
             return
-        plan = self._plan(beside(_DEEPEST_SYNTHESIS, graph), levels[-1].channels, levels, height, width)
+        plan = self._plan(graph, levels[-1].channels, levels, height, width)
         with self._networks.stage(graph):
             self._transforms(graph, plan).synthesis(np.asarray(y_hat), _as_input(q_row), np.asarray(out))
 
@@ -189,20 +191,20 @@ class BoundedPassage(Passage):
             raise self._too_small(2 * prior_graph_bytes(self._config.latent_channels, _LEAST_PRIOR_ROWS, columns))
         return rows
 
-    def _plan(self, deepest: str, channels: int, levels: tuple[TileLevel, ...], height: int, width: int) -> TilePlan:
-        """How to compute an image within the limit; `channels` has the deepest level, whose graph is `deepest`."""
+    def _plan(self, graph: str, channels: int, levels: tuple[TileLevel, ...], height: int, width: int) -> TilePlan:
+        """How a graph computes an image within the limit, in tiles; its deepest level has `channels`."""
         bounded = self._bounded
+        deepest = beside(_DEEPEST[own_name(graph)], graph)
+        if deepest not in bounded.bundle.manifest.tiles:
+            whole = image_graph_bytes(levels[0].channels, height, width)
+            raise self._too_small(whole, f" in one piece, since the bundle has no tile graphs of {named(graph)}")
         bounded.free()
         factor = self._config.downsampling
         needed_deepest = loading_bytes(bounded.file_bytes(deepest)) + deepest_graph_bytes(
             channels, self._config.attention_patch, height // factor, width // factor
         )
         tiles = bounded.bundle.manifest.tiles.items()
-        largest = max(
-            entry.file.size_bytes
-            for name, entry in tiles
-            if own_name(name) not in (_DEEPEST_ANALYSIS, _DEEPEST_SYNTHESIS)
-        )
+        largest = max(entry.file.size_bytes for name, entry in tiles if own_name(name) not in _DEEPEST.values())
         room = bounded.room_bytes()
         plan = fastest_plan(levels, height, width, room - loading_bytes(largest))
         if plan is None or needed_deepest > room:
@@ -210,11 +212,11 @@ class BoundedPassage(Passage):
         bounded.plan = plan
         return plan
 
-    def _too_small(self, needed_bytes: int) -> MemoryLimitTooSmall:
+    def _too_small(self, needed_bytes: int, why: str = "") -> MemoryLimitTooSmall:
         """An error that says how much would do."""
         held, limit = resident_bytes(), self._bounded.limit_bytes
         return MemoryLimitTooSmall(
-            f"this image needs a memory limit of about {(held + needed_bytes) / 2**30:.2f} GiB; it is "
+            f"this image needs a memory limit of about {(held + needed_bytes) / 2**30:.2f} GiB{why}; it is "
             f"{limit / 2**30:.2f} GiB, of which this process holds {held / 2**30:.2f} already"
         )
 

@@ -103,7 +103,8 @@ def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig, further: 
     Args:
         graphs: tile graph name -> entry.
         config: of the model.
-        further: graphs of transforms beside the model's own, whose tiles have the same inputs and outputs.
+        further: graphs of transforms beside the model's own, whose tiles, where they have any, have the same inputs
+            and outputs.
 
     Raises:
         BundleInvalid: a graph is missing, or does not fit the one before it.
@@ -160,8 +161,11 @@ class _Reader:
         self._used.add(name)
 
     def require_beside(self, graph: str) -> None:
-        """Require every tile of a transform that takes the place of the model's own."""
-        for own in [name for name in self._used if name.startswith(f"tile_{own_name(graph)}_") and "." not in name]:
+        """Require of a transform that takes the place of the model's own every tile, or none."""
+        own_tiles = [name for name in self._used if name.startswith(f"tile_{own_name(graph)}_") and "." not in name]
+        if self._graphs.keys().isdisjoint(beside(own, graph) for own in own_tiles):
+            return
+        for own in own_tiles:
             entry = self._graphs[own]
             self.require(beside(own, graph), Signature(entry.inputs, entry.outputs))
 

@@ -277,9 +277,15 @@ def test_the_command_adds_to_a_directory(files: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--into", "m.glcb"), "--into goes with --encoder or --decoder"),
-        (("--into", "m.glcb", "--encoder", "a=a.pth", "-o", "n.glcb"), "--into goes with --encoder or --decoder"),
-        (("--into", "m.glcb", "--encoder", "a=a.pth", "--label", "x"), "--into goes with --encoder or --decoder"),
+        (("--into", "m.glcb"), "--into goes with --encoder, --decoder or --int8"),
+        (
+            ("--into", "m.glcb", "--encoder", "a=a.pth", "-o", "n.glcb"),
+            "--into goes with --encoder, --decoder or --int8",
+        ),
+        (
+            ("--into", "m.glcb", "--encoder", "a=a.pth", "--label", "x"),
+            "--into goes with --encoder, --decoder or --int8",
+        ),
         (("--bundle", "m.glcb", "--target", "sm80", "--encoder", "a=a.pth"), "--bundle goes with --target"),
         (("--into", "m.glcb", "--encoder", "restore.pth"), "expected NAME=FILE"),
         (("--into", "m.glcb", "--encoder", "a="), "expected NAME=FILE"),

@@ -26,6 +26,20 @@ def test_every_graph_is_missed(mini_bundle: Path) -> None:
             read_layout(rest, manifest.config)
 
 
+def test_another_transform_has_all_tiles_or_none(mini_bundle: Path) -> None:
+    manifest = Bundle.open(mini_bundle).manifest
+    own = {name: entry for name, entry in manifest.tiles.items() if name.startswith("tile_synthesis_")}
+    others = {f"{name}.scream": entry for name, entry in own.items()}
+    layout = read_layout(manifest.tiles, manifest.config)
+    assert read_layout(manifest.tiles, manifest.config, ["synthesis.scream"]) == layout
+    assert read_layout({**manifest.tiles, **others}, manifest.config, ["synthesis.scream"]) == layout
+    for name in others:
+        rest = {**manifest.tiles, **others}
+        del rest[name]
+        with pytest.raises(BundleInvalid, match=rf"no tile graph {name} "):
+            read_layout(rest, manifest.config, ["synthesis.scream"])
+
+
 def test_another_shape_is_refused(mini_bundle: Path) -> None:
     manifest = Bundle.open(mini_bundle).manifest
     entry = manifest.tiles["tile_synthesis_1_1_1"]
