@@ -1,12 +1,10 @@
-"""OpenVINO on the CPU, in float32, float16 or bfloat16. The only module that imports openvino."""
+"""OpenVINO on the CPU, in float32, float16 or bfloat16. With what it consists of, `ov_*`, all that imports openvino."""
 
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ try:
 except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
+from glc.engines.ov_cache import Compiled, cached
 from glc.engines.ov_upsampling import merge_upsampling
 
 _DEVICE = "CPU"
@@ -35,12 +34,10 @@ _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 class OvEngine:
     """One compiled graph; sizes are free, and requests are reused, so that a new size compiles nothing anew."""
 
-    def __init__(self, source: openvino.Model, model: openvino.CompiledModel, *, sparing: bool = False) -> None:
-        self._model: openvino.CompiledModel | None = model
+    def __init__(self, compiled: Compiled, *, sparing: bool = False) -> None:
+        self._compiled: Compiled | None = compiled
         self._sparing = sparing
-        # The compiled model adds names of fused operations to those of the file.
-        self._inputs = tuple(map(_spec, source.inputs))
-        self._outputs = tuple(map(_spec, source.outputs))
+        self._inputs, self._outputs = compiled.inputs, compiled.outputs
         self._idle: list[openvino.InferRequest] = []
         self._lock = threading.Lock()
 
@@ -57,23 +54,23 @@ class OvEngine:
     @property
     def streams(self) -> int:
         """Runs that may go on at once."""
-        return 0 if self._model is None else int(self._model.get_property("NUM_STREAMS"))
+        return 0 if self._compiled is None else int(self._compiled.model.get_property("NUM_STREAMS"))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs; see `Engine.run`."""
-        model = self._model
-        if model is None:
+        compiled = self._compiled
+        if compiled is None:
             raise EngineFailed("this engine is closed; open the codec again")
         check_feeds(self._inputs, feeds)
         with self._lock:
             request = self._idle.pop() if self._idle else None
         if request is None:
-            request = model.create_infer_request()
+            request = compiled.model.create_infer_request()
         try:
             request.infer([np.ascontiguousarray(feeds[spec.name]) for spec in self._inputs], share_inputs=True)
             tensors = [request.get_output_tensor(number).data for number in range(len(self._outputs))]
             if self._sparing:
-                model.release_memory()
+                compiled.model.release_memory()
         except RuntimeError as error:
             raise EngineFailed(f"openvino: {_first_line(error)}") from error
         names = [spec.name for spec in self._outputs]
@@ -88,12 +85,12 @@ class OvEngine:
 
     def close(self) -> None:
         """Free the graph."""
-        self._model = None
         self._idle.clear()
+        self._compiled = None
 
 
 class OvLoader(HostLoader):
-    """OpenVINO's CPU device; compiled graphs are kept in `cache_folder`."""
+    """OpenVINO's CPU device; compiled graphs are kept in `ov_cache.cache_folder`."""
 
     name = "openvino"
 
@@ -132,31 +129,25 @@ class OvLoader(HostLoader):
             "NUM_STREAMS": self._streams,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        folder = cache_folder()
-        if folder is not None:
-            settings["CACHE_DIR"] = str(folder)
-        try:
+
+        def compile_graph() -> Compiled:
             source = self._core.read_model(graph)
             if not exact:
                 merge_upsampling(source)
             model = self._core.compile_model(source, _DEVICE, settings)
-            given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            # The compiled model adds names of fused operations to those of the file.
+            return Compiled(model, tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs)))
+
+        try:
+            compiled = cached(
+                self._core, _DEVICE, graph, settings, "exact" if exact else "merged upsampling", compile_graph
+            )
+            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
         if given != precision:
             raise EngineUnavailable(f"openvino compiled for {given} instead of {precision}; choose another precision")
-        return OvEngine(source, model, sparing=self._sparing)
-
-
-def cache_folder() -> Path | None:
-    """Where compiled graphs are kept: GLC_CACHE, else the user's cache directory; None where GLC_CACHE is empty.
-
-    OpenVINO keys them by content, settings, its version and the processor.
-    """
-    named = os.environ.get("GLC_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glc" / "openvino"
+        return OvEngine(compiled, sparing=self._sparing)
 
 
 def _spec(port: Any) -> TensorSpec:

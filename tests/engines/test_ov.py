@@ -12,7 +12,7 @@ from tests.conftest import load_image
 
 import glc
 from glc.engines import engine_loader
-from glc.engines.ov import OvEngine, cache_folder
+from glc.engines.ov import OvEngine
 from glc.engines.processor import available_threads
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
@@ -44,20 +44,6 @@ def test_threads_share_an_engine(mini_bundle: Path) -> None:
         images = [PHOTO[: 40 + 7 * i, : 90 - 5 * i] for i in range(8)]
         alone = [codec.encode(image, 1) for image in images]
         assert list(pool.map(lambda image: codec.encode(image, 1), images)) == alone
-
-
-def test_compiled_graphs_are_kept(mini_bundle: Path, cache: Path) -> None:
-    with glc.Codec.open(mini_bundle, engine="openvino") as codec:
-        codec.warm_up()
-    assert list(cache.glob("*.blob"))
-
-
-def test_the_cache_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLC_CACHE", "")
-    assert cache_folder() is None
-    monkeypatch.delenv("GLC_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/glc/openvino")
 
 
 def test_a_precision_that_the_processor_lacks_is_refused() -> None:

@@ -1,0 +1,133 @@
+"""Compiled graphs of OpenVINO on disk, so that a second process neither reads the ONNX file nor compiles.
+
+One file a graph and setting, named by a digest of all that it depends on:
+
+    specs of inputs and outputs and a checksum, in JSON, one line | padding to a page | what OpenVINO exported
+
+OpenVINO's own cache (CACHE_DIR) needs the graph read, and rewritten by us, to find its file, which takes longer than
+all else: five times as long as mapping this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from glc.engines.processor import processor_name
+from glc.engines.protocol import TensorSpec
+
+_logger = logging.getLogger(__name__)
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """A graph that is ready to run."""
+
+    model: openvino.CompiledModel
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    memory: Any = None
+    """What the model's weights lie in, which must live as long."""
+
+
+def cache_folder() -> Path | None:
+    """Where compiled graphs are kept: GLC_CACHE, else the user's cache directory; None where GLC_CACHE is empty."""
+    named = os.environ.get("GLC_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glc" / "openvino"
+
+
+def cached(
+    core: openvino.Core,
+    device: str,
+    graph: bytes,
+    settings: Mapping[str, Any],
+    way: str,
+    compile_graph: Callable[[], Compiled],
+) -> Compiled:
+    """Take a compiled graph from the cache, or compile and keep it.
+
+    Args:
+        core: that compiles.
+        device: of OpenVINO.
+        graph: the file's content.
+        settings: with which it is compiled.
+        way: what else the result depends on.
+        compile_graph: how, where it is not there.
+
+    Raises:
+        RuntimeError: from `compile_graph`.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return compile_graph()
+    file = folder / f"{_key(graph, settings, way)}.blob"
+    if file.exists():
+        try:
+            return _load(core, device, file, settings)
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:  # damaged: made anew
+            _logger.warning("%s cannot be used and is compiled anew: %s", file, str(error).strip().rpartition("\n")[2])
+    compiled = compile_graph()
+    try:
+        _save(compiled, file)
+    except OSError as error:  # a full disk or a read-only home: slower, not wrong
+        _logger.warning("%s cannot be kept, so that the next process compiles again: %s", file, error)
+    return compiled
+
+
+def _key(graph: bytes, settings: Mapping[str, Any], way: str) -> str:
+    """Of what is compiled, by what, for what; our own version stands for how the graph is rewritten before."""
+    about = [openvino.__version__, version("glc-deploy"), processor_name(), sorted(settings.items()), way]
+    return hashlib.sha256(json.dumps(about).encode() + graph).hexdigest()
+
+
+def _save(compiled: Compiled, file: Path) -> None:
+    """Write under a temporary name, then rename: other processes may read and write the same file."""
+    content = compiled.model.export_model().getbuffer()
+    specs = {"inputs": [*map(asdict, compiled.inputs)], "outputs": [*map(asdict, compiled.outputs)]}
+    head = json.dumps({**specs, "crc32": zlib.crc32(content)}).encode() + b"\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
+        try:
+            temporary.write(head.ljust(-(-len(head) // _PAGE) * _PAGE, b"\0"))
+            temporary.write(content)
+            temporary.close()
+            os.replace(temporary.name, file)  # noqa: PTH105 - both are names already
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary.name).unlink()
+            raise
+
+
+def _load(core: openvino.Core, device: str, file: Path, settings: Mapping[str, Any]) -> Compiled:
+    with file.open("rb") as stream:
+        head = stream.readline()
+    fields = json.loads(head)
+    # Mapped, not read: processes then share weights that are used as they lie. OpenVINO asks for writable memory.
+    content = np.memmap(file, np.uint8, "c", -(-len(head) // _PAGE) * _PAGE)
+    if zlib.crc32(content.data) != fields["crc32"]:
+        raise ValueError("its checksum is wrong")
+    memory = openvino.Tensor(content, shared_memory=True)
+    model = core.import_model(memory, device, dict(settings))
+    inputs, outputs = (tuple(map(_spec, fields[name])) for name in ("inputs", "outputs"))
+    return Compiled(model, inputs, outputs, memory)
+
+
+def _spec(fields: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(str(fields["name"]), str(fields["dtype"]), tuple(fields["shape"]))

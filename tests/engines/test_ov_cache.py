@@ -1,0 +1,135 @@
+"""Compiled graphs on disk: found again, made anew where damaged, and never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+import glc
+from glc.engines import Array, Engine, engine_loader, ov_cache
+from glc.engines.ov_cache import cache_folder
+from glc.runtime.default_model import default_bundle
+
+SIZE = (1, 32, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "not" / "there yet"
+    monkeypatch.setenv("GLC_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return glc.Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+
+
+def _means(graph: bytes, threads: int = 1) -> Array:
+    """What a newly loaded engine computes."""
+    return _run(engine_loader("openvino", threads).load(graph, exact=True))
+
+
+def _run(engine: Engine) -> Array:
+    try:
+        return engine.run({spec.name: np.full(SIZE, 3, np.float32) for spec in engine.inputs})["means"]
+    finally:
+        engine.close()
+
+
+def _refuse(*_: object) -> None:
+    raise AssertionError("it was read or compiled")
+
+
+def test_the_second_time_nothing_is_read_or_compiled(
+    graph: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _means(graph)
+    assert [file.suffix for file in cache.iterdir()] == [".blob"]
+    loader = engine_loader("openvino", 1)
+    monkeypatch.setattr(loader, "_core", _Core())
+    engine = loader.load(graph, exact=True)
+    assert [spec.name for spec in engine.inputs] == ["y_hat", "context"]
+    assert engine.outputs[0].dtype == "uint8"
+    np.testing.assert_array_equal(_run(engine), first)
+
+
+class _Core:
+    """Imports, and does nothing else."""
+
+    read_model = compile_model = staticmethod(_refuse)
+
+    def import_model(self, *arguments: object) -> openvino.CompiledModel:
+        return openvino.Core().import_model(*arguments)
+
+
+def test_files_are_told_apart_by_all_that_they_depend_on(
+    graph: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = glc.Bundle.open(default_bundle()).graph("spatial_prior_2")[1]
+    _means(graph)
+    for _ in range(2):
+        _means(graph, threads=2)
+        _means(other)
+        assert len([*cache.iterdir()]) == 3
+    engine_loader("openvino", 1).load(graph, exact=False).close()
+    assert len([*cache.iterdir()]) == 4
+    monkeypatch.setattr(ov_cache, "processor_name", lambda: "another processor")
+    _means(graph)
+    assert len([*cache.iterdir()]) == 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: data[: len(data) // 2], id="cut"),
+        pytest.param(lambda data: data[:5000], id="cut early"),
+        pytest.param(lambda data: b"x" + data[1:], id="no JSON"),
+        pytest.param(lambda data: b"[]\n" + data[3:], id="other JSON"),
+        pytest.param(lambda data: data[:4096] + bytes(len(data) - 4096), id="zeros"),
+        pytest.param(lambda data: data[:8192] + data[8193:], id="a byte lost"),
+        pytest.param(lambda data: data[:-1000] + bytes(1000), id="weights lost"),
+    ],
+)
+def test_a_damaged_file_is_made_anew(
+    damage: Callable[[bytes], bytes], graph: bytes, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = _means(graph)
+    (file,) = cache.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    np.testing.assert_array_equal(_means(graph), expected)
+    assert "compiled anew" in caplog.text
+    assert [file] == [*cache.iterdir()]
+    caplog.clear()
+    np.testing.assert_array_equal(_means(graph), expected)
+    assert not caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_told_of(
+    graph: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("GLC_CACHE", str(tmp_path / "file"))
+    assert _means(graph).shape == (1, 32, 2, 2)
+    assert "cannot be kept" in caplog.text
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_without_a_cache_nothing_is_written(graph: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLC_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _means(graph).shape == (1, 32, 2, 2)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_cache_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLC_CACHE", "")
+    assert cache_folder() is None
+    monkeypatch.delenv("GLC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/glc/openvino")
