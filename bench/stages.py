@@ -29,7 +29,7 @@ from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chos
 from glc.bench.timing import AGREEMENT, Spread, disagreement, take_turns
 from glc.engines import GPU_ENGINES, PRECISIONS, engine_loader
 from glc.engines.processor import available_threads
-from glc.engines.protocol import EXACT_PRECISIONS
+from glc.engines.protocol import EXACT_PRECISION
 from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.files import require_place, write_file
@@ -153,7 +153,7 @@ def measure_stages(
     inner = engine_loader(engine, threads, precision)
     exact = bundle.manifest.arithmetic == "exact"
     precisions = {
-        name: EXACT_PRECISIONS[precision] if exact and name in EXACT_GRAPHS else precision
+        name: EXACT_PRECISION if exact and name in EXACT_GRAPHS else precision
         for name in signatures(bundle.manifest.config.latent_channels)
     }
     costs = bundle_cost(bundle, height, width, {name: _FLOAT_BYTES[value] for name, value in precisions.items()})

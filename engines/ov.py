@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import EXACT_PRECISIONS, Array, Engine, HostLoader, TensorSpec, check_feeds
+from glc.engines.protocol import EXACT_PRECISION, Array, Engine, HostLoader, TensorSpec, check_feeds
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -122,7 +122,7 @@ class OvLoader(HostLoader):
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        precision = EXACT_PRECISIONS[self._precision] if exact else self._precision
+        precision = EXACT_PRECISION if exact else self._precision
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": self._threads * self._streams,

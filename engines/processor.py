@@ -29,6 +29,11 @@ def processor_fields() -> Mapping[str, str]:
     return fields
 
 
+def has_float16_matrices() -> bool:
+    """Whether a matrix unit multiplies float16. Without, float16 is widened to float32 first, and is no faster."""
+    return "amx_fp16" in processor_fields().get("flags", "").split()
+
+
 @functools.cache
 def processor_name() -> str:
     """Architecture, model and a digest of the instruction sets, on which kernels and their rounding depend."""

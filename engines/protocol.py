@@ -20,8 +20,9 @@ Array = NDArray[Any]
 StageListener = Callable[[str, float], None]
 """Called with the name and the duration in milliseconds of a stage that ended, from the thread that ran it."""
 
-EXACT_PRECISIONS = {"f32": "f32", "f16": "f16", "bf16": "f32"}
-"""Precision asked for -> precision of exact graphs: 8 bits of bfloat16 do not hold their integers."""
+EXACT_PRECISION = "f32"
+"""Of exact graphs on every engine, whatever is asked for: neither bfloat16 nor float16 holds what they are given
+(docs/exact-arithmetic.md)."""
 
 
 @contextlib.contextmanager

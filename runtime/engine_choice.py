@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from glc.engines import GPU_ENGINES, EngineLoader, engine_loader
+from glc.engines.processor import has_float16_matrices
 from glc.errors import EngineUnavailable, TargetMissing
 from glc.runtime.bundle import Bundle
 
@@ -14,13 +15,14 @@ ENGINE_VARIABLE = "GLC_ENGINE"
 
 AUTO = "auto"
 
-_FASTEST_FIRST = (
+_FASTEST_FIRST: tuple[tuple[str, str], ...] = (
     *(("tensorrt", "f16"), ("tensorrt_rtx", "f16")),
     *(("openvino", "f16"), ("openvino", "f32"), ("onnxruntime", "f32")),
 )
-"""Engine and its precision where none is asked for. Not bfloat16, whose images are eight times less accurate."""
+"""Engine and its precision where none is asked for. Not bfloat16, whose images are eight times less accurate; float16
+on a CPU only where a matrix unit computes it."""
 
-_STEADIEST_FIRST = (("onnxruntime", "f32"), ("openvino", "f32"))
+_STEADIEST_FIRST: tuple[tuple[str, str], ...] = (("onnxruntime", "f32"), ("openvino", "f32"))
 """For float arithmetic, whose streams decode only where they were made: the same choice wherever that is possible."""
 
 
@@ -40,8 +42,10 @@ def loaders(bundle: Bundle, engine: str, threads: int | None, precision: str | N
     if engine != AUTO:
         yield engine_loader(engine, threads, precision)
         return
-    order: tuple[tuple[str, str], ...] = _FASTEST_FIRST if bundle.manifest.arithmetic == "exact" else _STEADIEST_FIRST
-    if precision is not None:
+    order = _FASTEST_FIRST if bundle.manifest.arithmetic == "exact" else _STEADIEST_FIRST
+    if precision is None:
+        order = tuple(choice for choice in order if choice != ("openvino", "f16") or has_float16_matrices())
+    else:
         order = tuple(dict.fromkeys((name, precision) for name, _ in order))
     reasons = []
     found = False

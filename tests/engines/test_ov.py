@@ -56,6 +56,20 @@ def test_a_precision_that_the_processor_lacks_is_refused() -> None:
             assert precision in engine_loader("openvino", precision=precision).fingerprint
 
 
+def test_exact_graphs_are_float32_whatever_is_asked_for(codec: glc.Codec, mini_bundle: Path) -> None:
+    """And image graphs are not, also where the other precision of the same graph is in the cache already."""
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    images = {}
+    for precision, capability in (("f32", "FP32"), ("f16", "FP16"), ("bf16", "BF16")):
+        if capability in capabilities:
+            with glc.Codec.open(mini_bundle, engine="openvino", precision=precision) as other:
+                data = codec.encode(PHOTO, 2)
+                np.testing.assert_array_equal(other.decode_latent(data), codec.decode_latent(data))
+                images[precision] = other.decode(data)
+    for precision in images.keys() - {"f32"}:
+        assert (images[precision] != images["f32"]).any()
+
+
 def test_onnxruntime_refuses_other_precisions() -> None:
     with pytest.raises(EngineUnavailable, match="openvino"):
         engine_loader("onnxruntime", precision="f16")

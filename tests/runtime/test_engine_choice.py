@@ -65,6 +65,19 @@ def test_the_fastest_engine_that_is_here_is_taken_and_named(
         assert opened.encode(SMALL) == codec.encode(SMALL)
 
 
+@pytest.mark.parametrize("matrices", [True, False])
+def test_float16_on_a_processor_is_taken_where_a_matrix_unit_computes_it(
+    matrices: bool, mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, single = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1)
+    only(monkeypatch, {("openvino", "f16"): half, ("openvino", "f32"): single})
+    monkeypatch.setattr(engine_choice, "has_float16_matrices", lambda: matrices)
+    with glc.Codec.open(mini_bundle) as opened:
+        assert opened.engine == (half if matrices else single).fingerprint
+    with glc.Codec.open(mini_bundle, precision="f16") as opened:
+        assert opened.engine == half.fingerprint
+
+
 def test_an_engine_that_is_not_exact_is_passed_over(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch, codec: glc.Codec
 ) -> None:
