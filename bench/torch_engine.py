@@ -19,14 +19,12 @@ from glc.engines.protocol import check_feeds
 from glc.errors import EngineRejectedGraph, ModelMismatch
 from glc.export import GlcModel
 from glc.export.bundle_writer import checkpoint_id, model_id
+from glc.export.exact_calibration import packaged_images
 from glc.export.exact_graphs import exact_graphs
 from glc.export.exact_priors import exact_priors
 from glc.export.graphs import GraphSource, float_graphs
 from glc.export.scale_levels import DEFAULT_GRID
 from glc.runtime.bundle import Bundle
-from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.default_model import packaged_photos
-from glc.runtime.images import read_image
 from glc.runtime.manifest import GraphEntry
 from glc.runtime.signatures import EXACT_GRAPHS
 
@@ -116,8 +114,7 @@ def exact_reference(model: GlcModel, bundle: Bundle) -> TorchLoader:
     Raises:
         ModelMismatch: the conversion gives other integers than those of the bundle.
     """
-    images = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in packaged_photos()]
-    priors = exact_priors(model, images, DEFAULT_GRID)
+    priors = exact_priors(model, packaged_images(), DEFAULT_GRID)
     found, expected = model_id(model, bundle.tables().scales, priors), bundle.manifest.model_id
     if found != expected:
         raise ModelMismatch(f"the weights give model {found[:8]}; the bundle is model {expected[:8]}: export it again")

@@ -16,6 +16,7 @@ from glc.engines import Array
 from glc.errors import CheckpointMismatch
 from glc.export.bundle_files import BundleFiles, Container, require_replaceable
 from glc.export.conformance import conformance_cases
+from glc.export.exact_calibration import packaged_images
 from glc.export.exact_graphs import exact_graphs
 from glc.export.exact_priors import ExactPriors, exact_priors
 from glc.export.exact_report import RoundingReport, rounding_report
@@ -29,10 +30,7 @@ from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.export.step_graphs import step_graphs
 from glc.export.tile_graphs import can_be_tiled, tile_graphs
 from glc.runtime.bundle import MANIFEST, Bundle
-from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import staged
-from glc.runtime.images import read_image
 from glc.runtime.manifest import ArithmeticName, CodecConfig, GraphEntry, Manifest
 from glc.runtime.scale_table import ScaleTable
 from glc.runtime.tile_layout import read_layout
@@ -99,7 +97,7 @@ def export_bundle(
     if arithmetic == "exact":
         on_step("calibrate")
         if calibrate is None:
-            calibrate = [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in packaged_photos()]
+            calibrate = packaged_images()
         priors = exact_priors(model, calibrate, DEFAULT_GRID)
         if on_rounding is not None:
             on_step("measure rounding")

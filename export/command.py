@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +31,6 @@ from glc.export.transform_options import DecoderOption, EncoderOption, IntoOptio
 from glc.export.transform_weights import KINDS, weights_of_bundle, weights_of_model
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.default_model import packaged_photos
 from glc.runtime.files import require_place, write_file
 from glc.runtime.images import images_in, read_image
 from glc.runtime.terminal import new_app, parsed_size, results_console, run
@@ -170,7 +168,7 @@ def export(
         if files:
             _add(into, files, checkpoint, synthetic, seed)
         if int8:
-            _add_int8(into, calibrate)
+            _add_int8(into, _images(calibrate))
         if targets:
             _compile(into, targets, library, precision, sizes)
         return
@@ -185,7 +183,7 @@ def export(
         raise typer.BadParameter("--calibrate belongs to --arithmetic exact, or to --int8")
     if report is not None:
         require_place(report)
-    images = None if calibrate is None else _pixels(images_in(calibrate))
+    images = _images(calibrate)
     graphs: list[GraphReport] = []
     rounding: list[RoundingReport] = []
     with _progress_bar() as progress:
@@ -224,7 +222,7 @@ def export(
     total_bytes = sum(entry.size_bytes for entry in manifest.files())
     print(f"{output}: model {manifest.model_id[:8]}, {manifest.parameters:,} parameters, {total_bytes:,} bytes")
     if int8:
-        _add_int8(output, calibrate)
+        _add_int8(output, images)
     if targets:
         _compile(output, targets, library, precision, sizes)
 
@@ -256,9 +254,8 @@ def _add(
         print(f"{path}: {kind}s {', '.join(transforms(bundle.manifest.graphs, own))}")
 
 
-def _add_int8(path: Path, calibrate: Path | None) -> None:
+def _add_int8(path: Path, images: list[NDArray[np.uint8]] | None) -> None:
     """Add an encoder and a decoder in 8 bits to a bundle, and say what they cost."""
-    images = _pixels(packaged_photos() if calibrate is None else images_in(calibrate))
     with _progress_bar() as progress:
         task = progress.add_task("load NNCF", total=INT8_STEPS + 1)
         _, report = add_int8(
@@ -272,8 +269,9 @@ def _add_int8(path: Path, calibrate: Path | None) -> None:
     )
 
 
-def _pixels(paths: Iterable[Path]) -> list[NDArray[np.uint8]]:
-    return [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in paths]
+def _images(folder: Path | None) -> list[NDArray[np.uint8]] | None:
+    """All images of a folder; None where none is named, for those that are built in."""
+    return None if folder is None else [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in images_in(folder)]
 
 
 def _progress_bar() -> Progress:

@@ -29,6 +29,9 @@ from glc.export.exact_program import (
 )
 from glc.export.graphs import Analysis, compact_part, interpolated_row
 from glc.export.model import MIN_QUANT_STEP, GlcModel
+from glc.runtime.codec import DEFAULT_MAX_PIXELS
+from glc.runtime.default_model import packaged_photos
+from glc.runtime.images import read_image
 from glc.runtime.spatial_walk import PARTS, scatter_part
 
 CROP = 320
@@ -119,6 +122,11 @@ def walk_priors(network: PriorNetwork, z_hat: Tensor, y: Tensor) -> Iterator[tup
         symbols = torch.round(compact_part(target, part) - mean)
         scatter_part(y_hat[0].numpy(), part, (symbols + mean)[0].numpy())
         yield symbols, compact_part(scales, part)
+
+
+def packaged_images() -> list[NDArray[np.uint8]]:
+    """Photographs of the package (H, W, 3), for those who name none to calibrate on."""
+    return [read_image(path, DEFAULT_MAX_PIXELS).pixels for path in packaged_photos()]
 
 
 def central_crop(image: NDArray[np.uint8], largest: int = CROP) -> NDArray[np.uint8]:

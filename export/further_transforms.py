@@ -135,24 +135,41 @@ def add_transforms(
     require_free(bundle, [one.graph for one in transforms])
     on_step("run the bundle at three sizes")
     sizes = parity_sizes(transforms[0].model.config)
-    feeds = list(_feeds_of(bundle, (test_image(*size) for size in sizes)))
-    manifest = bundle.manifest
-    layout = bundle.tile_layout() if manifest.tiles else None
+    last = bundle.manifest.config.qualities - 1
+    feeds = list(feeds_of(bundle, [test_image(*size) for size in sizes], [last]))
+    layout = bundle.tile_layout() if bundle.manifest.tiles else None
 
     def add(writer: BundleFiles) -> Manifest:
         written = write_transforms(transforms, feeds, layout, writer, on_step, on_graph)
-        with np.load(io.BytesIO(bundle.read(manifest.tables))) as file:
-            arrays = dict(file)
-        for one in transforms:
-            arrays |= one.rows()
-        return dataclasses.replace(
-            manifest,
-            graphs={**manifest.graphs, **written.graphs},
-            tiles={**manifest.tiles, **written.tiles},
-            tables=writer.add(TABLES, packed(arrays)),
-        )
+        rows = {name: array for one in transforms for name, array in one.rows().items()}
+        return extended(bundle, written, rows, writer)
 
     return rewritten(bundle, add)
+
+
+def extended(
+    bundle: Bundle, written: WrittenTransforms, rows: Mapping[str, NDArray[np.float32]], writer: BundleFiles
+) -> Manifest:
+    """What a manifest says of a bundle to which transforms are added.
+
+    Args:
+        bundle: as it is.
+        written: what is added.
+        rows: its arrays (Q, N) of tables.npz, by their names there.
+        writer: of the new bundle, which is given the new tables.
+
+    Raises:
+        BundleAltered: the tables are missing or changed.
+    """
+    manifest = bundle.manifest
+    with np.load(io.BytesIO(bundle.read(manifest.tables))) as file:
+        arrays = dict(file)
+    return dataclasses.replace(
+        manifest,
+        graphs={**manifest.graphs, **written.graphs},
+        tiles={**manifest.tiles, **written.tiles},
+        tables=writer.add(TABLES, packed({**arrays, **rows})),
+    )
 
 
 def require_free(bundle: Bundle, graphs: Iterable[str]) -> None:
@@ -178,15 +195,17 @@ def packed(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
     return buffer.getvalue()
 
 
-def _feeds_of(bundle: Bundle, images: Iterable[NDArray[np.uint8]]) -> Iterator[dict[str, dict[str, Array]]]:
-    """Inputs of analysis and synthesis that images and their streams give."""
+def feeds_of(
+    bundle: Bundle, images: Iterable[NDArray[np.uint8]], qualities: Sequence[int]
+) -> Iterator[dict[str, dict[str, Array]]]:
+    """Code images (H, W, 3) at qualities; for each of both, graph of the model's own -> its inputs."""
     rows = bundle.tables().rows
-    last = bundle.manifest.config.qualities - 1
-    q_rows = {own: rows[own][-1:, :, None, None].copy() for own in (ANALYSIS, SYNTHESIS)}
     with Codec(bundle, engine_loader("onnxruntime")) as codec:
         for image in images:
-            y_hat = codec.decode_latent(codec.encode(image, last))
-            yield {
-                ANALYSIS: {"image": image[None], "q_row": q_rows[ANALYSIS]},
-                SYNTHESIS: {"y_hat": y_hat[None], "q_row": q_rows[SYNTHESIS]},
-            }
+            for quality in qualities:
+                y_hat = codec.decode_latent(codec.encode(image, quality))
+                q_rows = {own: rows[own][quality].reshape(1, -1, 1, 1).copy() for own in (ANALYSIS, SYNTHESIS)}
+                yield {
+                    ANALYSIS: {"image": image[None], "q_row": q_rows[ANALYSIS]},
+                    SYNTHESIS: {"y_hat": y_hat[None], "q_row": q_rows[SYNTHESIS]},
+                }

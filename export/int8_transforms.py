@@ -2,7 +2,7 @@
 
     graphs of the bundle --NNCF, over photographs--> analysis.int8, synthesis.int8
 
-The two 3x3 convolutions of each residual block of latent encoder and decoder, three quarters of all operations, take
+The two 3x3 convolutions of each residual block of latent encoder and decoder, most of all operations, take
 inputs and weights of 8 bits. What feeds them is normalised, so that its range hardly depends on the image. All others
 stay as they are: those that resample read the residual stream, whose outliers cost 10 dB, and the rest is cheap
 (docs/decisions/0011). Needs no checkpoint; streams and `model_id` stay, since the priors are not touched.
@@ -15,7 +15,7 @@ import dataclasses
 import io
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from glc.engines import Array, engine_loader
 from glc.errors import ExportError
 from glc.export.bundle_files import BundleFiles, rewritten
-from glc.export.exact_calibration import central_crop
-from glc.export.further_transforms import TABLES, packed, require_free
+from glc.export.exact_calibration import central_crop, packaged_images
+from glc.export.further_transforms import WrittenTransforms, extended, feeds_of, require_free
 from glc.export.onnx_graph import serialised, tensor_specs, with_plain_weights
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import Codec
@@ -59,13 +59,17 @@ class Int8Report:
 
 
 def add_int8(
-    bundle: Bundle, images: Sequence[NDArray[np.uint8]], *, on_step: Callable[[str], None] = lambda _: None
+    bundle: Bundle,
+    images: Sequence[NDArray[np.uint8]] | None = None,
+    *,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Bundle, Int8Report]:
     """Add both to a bundle; all that it held stays.
 
     Args:
         bundle: an open bundle; it is replaced when both graphs are there, and else stays as it was.
-        images: (H, W, 3) uint8 each, whose middle chooses the ranges of activations.
+        images: (H, W, 3) uint8 each, whose middle chooses the ranges of activations; the packaged photographs by
+            default.
         on_step: called with a description before each step.
 
     Returns:
@@ -77,45 +81,32 @@ def add_int8(
         OutputNotWritable: the bundle cannot be written.
         ValueError: there is no image.
     """
+    if images is None:
+        images = packaged_images()
     if not images:
         raise ValueError("no image to calibrate on")
     require_free(bundle, [f"{own}.{INT8}" for own in ROWS])
     nncf = _nncf()
     crops = [np.ascontiguousarray(central_crop(image)) for image in images]
     on_step("run the bundle on photographs")
-    feeds = _feeds(bundle, crops)
-    graphs = {}
+    runs = list(feeds_of(bundle, crops, range(bundle.manifest.config.qualities)))
+    quantised = {}
     for own in (ANALYSIS, SYNTHESIS):
         on_step(f"quantise {own}")
-        graphs[own] = _quantised(nncf, bundle, own, feeds[own])
+        quantised[own] = _quantised(nncf, bundle, own, [run[own] for run in runs])
 
     def add(writer: BundleFiles) -> Manifest:
-        manifest = bundle.manifest
-        entries = dict(manifest.graphs)
-        with np.load(io.BytesIO(bundle.read(manifest.tables))) as file:
-            arrays = dict(file)
-        for own, data in graphs.items():
+        written, rows, own_rows = WrittenTransforms({}, {}), {}, bundle.tables().rows
+        for own, data in quantised.items():
             graph = f"{own}.{INT8}"
-            entries[graph] = dataclasses.replace(entries[own], file=writer.add(f"graphs/{graph}.onnx", data))
-            arrays[beside(ROWS[own], graph)] = arrays[ROWS[own]]
-        return dataclasses.replace(manifest, graphs=entries, tables=writer.add(TABLES, packed(arrays)))
+            file = writer.add(f"graphs/{graph}.onnx", data)
+            written.graphs[graph] = dataclasses.replace(bundle.manifest.graphs[own], file=file)
+            rows[beside(ROWS[own], graph)] = own_rows[own]
+        return extended(bundle, written, rows, writer)
 
     added = rewritten(bundle, add)
     on_step("measure the cost of 8 bits")
     return added, _report(added, crops)
-
-
-def _feeds(bundle: Bundle, crops: Sequence[NDArray[np.uint8]]) -> dict[str, list[dict[str, Array]]]:
-    """Graph -> inputs that images give at every quality."""
-    rows = bundle.tables().rows
-    feeds: dict[str, list[dict[str, Array]]] = {ANALYSIS: [], SYNTHESIS: []}
-    with Codec(bundle, engine_loader("onnxruntime")) as codec:
-        for crop in crops:
-            for quality in range(codec.qualities):
-                y_hat = codec.decode_latent(codec.encode(crop, quality))
-                for own, name, fed in ((ANALYSIS, "image", crop), (SYNTHESIS, "y_hat", y_hat)):
-                    feeds[own].append({name: fed[None], "q_row": rows[own][quality].reshape(1, -1, 1, 1)})
-    return feeds
 
 
 def _quantised(nncf: ModuleType, bundle: Bundle, own: str, feeds: list[dict[str, Array]]) -> bytes:
@@ -126,8 +117,9 @@ def _quantised(nncf: ModuleType, bundle: Bundle, own: str, feeds: list[dict[str,
     residual = {n.name for n in model.graph.node if n.op_type == "Conv" and _RESIDUAL_WEIGHTS.fullmatch(n.input[1])}
     if not residual:
         raise ExportError(f"{bundle.path}: {own} has no residual blocks that are known here: export the bundle again")
+    ranges = nncf.quantization.range_estimator
     others = [node.name for node in model.graph.node if node.name not in residual]
-    with _quiet():
+    with contextlib.redirect_stdout(io.StringIO()):  # where NNCF draws its progress, and commands write their results
         model = nncf.quantize(
             model,
             nncf.Dataset(feeds),
@@ -135,8 +127,9 @@ def _quantised(nncf: ModuleType, bundle: Bundle, own: str, feeds: list[dict[str,
             preset=nncf.QuantizationPreset.MIXED,  # a swish is hardly negative: zero is put where it wastes no codes
             ignored_scope=nncf.IgnoredScope(names=others, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                disable_bias_correction=True,  # it made images worse: by 0.7 dB at the highest quality
-                activations_range_estimator_params=_whole_range(nncf),
+                disable_bias_correction=True,  # it gained nothing, or cost up to 0.7 dB (docs/decisions/0011)
+                # From the least to the largest value seen: a mean over images, NNCF's own, cuts off.
+                activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX,
             ),
         )
     data = serialised(model)
@@ -144,11 +137,6 @@ def _quantised(nncf: ModuleType, bundle: Bundle, own: str, feeds: list[dict[str,
     if tensor_specs(data) != (entry.inputs, entry.outputs):
         raise ExportError(f"nncf {nncf.__version__} changed the inputs or outputs of {own}")
     return data
-
-
-def _whole_range(nncf: ModuleType) -> object:
-    """Ranges from the least to the largest value seen; NNCF's own mean over images cuts off, which cost 0.5 dB."""
-    return nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
 
 
 def _report(bundle: Bundle, crops: Sequence[NDArray[np.uint8]]) -> Int8Report:
@@ -171,13 +159,6 @@ def _nncf() -> ModuleType:
         import nncf.quantization.range_estimator
     except ImportError as error:
         raise ExportError("8-bit convolutions need NNCF; run: pip install 'glc-deploy[int8]'") from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own setter changes the handlers too, which others may own
     module: ModuleType = nncf
     return module
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep NNCF's own progress bars, which it draws on stdout, out of the results of a command."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

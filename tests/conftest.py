@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+import typer.testing
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -66,6 +68,12 @@ def float_codec(mini_float_bundle: Path) -> Iterator[glc.Codec]:
     """A codec on the mini bundle in float arithmetic with two threads."""
     with glc.Codec.open(mini_float_bundle, threads=2) as opened:
         yield opened
+
+
+def invoke(app: typer.Typer, *arguments: object) -> typer.testing.Result:
+    """Run a command in this process, on a wide terminal without colours."""
+    environment = {"COLUMNS": "200", "NO_COLOR": "1"}
+    return typer.testing.CliRunner().invoke(app, [*map(str, arguments)], env=environment)
 
 
 def load_image(name: str) -> NDArray[np.uint8]:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer.testing
 from safetensors.torch import save_file
-from tests.conftest import DATA, load_image
+from tests.conftest import DATA, invoke, load_image
 from tests.golden.make_streams import BUNDLE, FACTS, STREAMS, TINY, Facts, Reader, golden_model
 from torch import Tensor
 
@@ -255,52 +254,18 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(
 # The command
 
 
-def _export(*arguments: object) -> typer.testing.Result:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1"}
-    return typer.testing.CliRunner().invoke(app, [*map(str, arguments)], env=environment)
-
-
 def test_the_command_adds_to_a_directory(files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "tiny.glcb"
     zipfile.ZipFile(GOLDEN / BUNDLE).extractall(path)
-    result = _export("--into", path, "--decoder", f"scream={files['scream']}")
+    result = invoke(app, "--into", path, "--decoder", f"scream={files['scream']}")
     assert result.exit_code == 0, result.output
     assert "synthesis.scream" in result.output
     assert "decoders default, scream" in result.output
     assert path.is_dir()
     glc.Bundle.open(path).verify()
-    again = _export("--into", path, "--decoder", f"scream={files['scream']}")
+    again = invoke(app, "--into", path, "--decoder", f"scream={files['scream']}")
     assert again.exit_code == 1
     assert isinstance(again.exception, ExportError)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--into", "m.glcb"), "--into goes with --encoder, --decoder or --int8"),
-        (
-            ("--into", "m.glcb", "--encoder", "a=a.pth", "-o", "n.glcb"),
-            "--into goes with --encoder, --decoder or --int8",
-        ),
-        (
-            ("--into", "m.glcb", "--encoder", "a=a.pth", "--label", "x"),
-            "--into goes with --encoder, --decoder or --int8",
-        ),
-        (("--bundle", "m.glcb", "--target", "sm80", "--encoder", "a=a.pth"), "--bundle goes with --target"),
-        (("--into", "m.glcb", "--encoder", "restore.pth"), "expected NAME=FILE"),
-        (("--into", "m.glcb", "--encoder", "a="), "expected NAME=FILE"),
-        (("--into", "m.glcb", "--encoder", "default=a.pth"), "a name is at most 32 letters"),
-        (("--into", "m.glcb", "--decoder", "../a=a.pth"), "a name is at most 32 letters"),
-        (("--into", "m.glcb", "--decoder", "a=a.pth", "--decoder", "A=b.pth"), "a is given 2 times"),
-    ],
-)
-def test_options_that_do_not_go_together_are_usage_errors(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = _export(*arguments)
-    assert result.exit_code == 2
-    assert message in result.output
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import typer.testing
-from tests.conftest import load_image
+from tests.conftest import invoke, load_image
 
 import glc
 from glc.errors import ExportError, MemoryLimitTooSmall
@@ -123,36 +122,14 @@ def test_no_image_is_refused() -> None:
 # The command
 
 
-def _export(*arguments: object) -> typer.testing.Result:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1"}
-    return typer.testing.CliRunner().invoke(app, [*map(str, arguments)], env=environment)
-
-
 def test_the_command_adds_both_once(tmp_path: Path) -> None:
     path = Path(shutil.copy(GOLDEN, tmp_path / "tiny.glcb"))
-    result = _export("--into", path, "--int8")
+    result = invoke(app, "--into", path, "--int8")
     assert result.exit_code == 0, result.output
     assert "encoder and decoder int8; on the 3 images of calibration" in result.stdout
     assert len(result.stdout.splitlines()) == 1  # NNCF draws on stdout too
     whole = path.read_bytes()
-    again = _export("--into", path, "--int8")
+    again = invoke(app, "--into", path, "--int8")
     assert isinstance(again.exception, ExportError)
     assert "already has the encoder int8" in str(again.exception)
     assert path.read_bytes() == whole
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--into", "m.glcb", "--encoder", "a=a.pth", "--calibrate", "."), "--calibrate goes with --int8"),
-        (("--bundle", "m.glcb", "--target", "sm80", "--int8"), "--bundle goes with --target"),
-        (("--into", "m.glcb", "--int8", "-o", "n.glcb"), "--into goes with --encoder, --decoder or --int8"),
-    ],
-)
-def test_options_that_do_not_go_together_are_usage_errors(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = _export(*arguments)
-    assert result.exit_code == 2
-    assert message in result.output

@@ -159,19 +159,3 @@ def test_the_command_compiles_an_existing_bundle_and_prints_a_table(mini_bundle:
     assert manifest["targets"]["sm89-tensorrt_rtx-f16"]["largest"] == [512, 512]
     told = typer.testing.CliRunner().invoke(runtime_app, ["info", str(path), "--json"])
     assert json.loads(told.output)["targets"] == [f"sm89 with tensorrt_rtx {KEY.version} at f16"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--bundle", "m.glcb"], "--bundle goes with --target"),
-        (["--bundle", "m.glcb", "--target", "sm80", "--synthetic", "mini"], "--bundle goes with --target"),
-        (["--synthetic", "mini"], "name the bundle to write"),
-        (["--synthetic", "mini", "-o", "m.glcb", "--typical", "9x"], "expected height x width"),
-        (["--bundle", "m.glcb", "--target", "sm80", "--typical", "99x99", "--largest", "64x64"], "larger than"),
-    ],
-)
-def test_options_that_do_not_go_together_are_usage_errors(arguments: list[str], message: str) -> None:
-    result = typer.testing.CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert result.exit_code == 2
-    assert message in result.output

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer.testing
 from PIL import Image
+from tests.conftest import invoke
 from tests.runtime.bundle_files import add_stand_ins, edit, npz, put_tables, refusal, table_arrays
 from tests.runtime.conftest import PHOTO, SMALL
 
@@ -267,25 +267,20 @@ def test_tiles_of_a_transform_must_be_those_of_the_models_own(damage: str, mini_
 # The command
 
 
-def _glc(*arguments: object) -> typer.testing.Result:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1"}
-    return typer.testing.CliRunner().invoke(app, [*map(str, arguments)], env=environment)
-
-
 def test_the_command_takes_an_encoder_and_a_decoder(whole: Path, chosen: glc.Codec, tmp_path: Path) -> None:
     Image.fromarray(SMALL).save(tmp_path / "small.png")
     stream, image = tmp_path / "small.glc", tmp_path / "back.png"
     options = ("-b", whole, "--threads", 1)
-    assert _glc("encode", tmp_path / "small.png", stream, "--encoder", "restore", *options).exit_code == 0
+    assert invoke(app, "encode", tmp_path / "small.png", stream, "--encoder", "restore", *options).exit_code == 0
     data = stream.read_bytes()
     assert data == chosen.encode(SMALL, 1, encoder="restore")
     for command, decode in (("decode", chosen.decode), ("preview", chosen.preview)):
-        assert _glc(command, stream, image, "--decoder", "scream", *options).exit_code == 0
+        assert invoke(app, command, stream, image, "--decoder", "scream", *options).exit_code == 0
         with Image.open(image) as opened:
             np.testing.assert_array_equal(np.asarray(opened), decode(data, decoder="scream"))
-    told = json.loads(_glc("info", whole, "--json").output)
+    told = json.loads(invoke(app, "info", whole, "--json").output)
     assert (told["encoders"], told["decoders"]) == (["default", "restore", "twin"], ["default", "scream"])
-    assert "16 graphs are intact" in _glc("verify", whole, "--threads", 1).output
+    assert "16 graphs are intact" in invoke(app, "verify", whole, "--threads", 1).output
 
 
 @pytest.mark.parametrize(
@@ -307,7 +302,7 @@ def test_an_unknown_name_is_a_mistake_in_the_call(
     monkeypatch.chdir(tmp_path)
     Image.fromarray(SMALL).save("small.png")
     Path("small.glc").write_bytes(chosen.encode(SMALL, 1))
-    result = _glc(*arguments, "-b", whole)
+    result = invoke(app, *arguments, "-b", whole)
     assert result.exit_code == 2
     assert message in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.glc", "small.png"]
