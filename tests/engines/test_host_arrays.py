@@ -160,6 +160,8 @@ def test_what_cannot_be_taken_says_why(value: object, message: str) -> None:
         host_array(value, "image")
 
 
-@pytest.mark.parametrize("value", ["text", None, 5, [[1]], object(), Dlpack(PIXELS, (2, 0))], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", ["text", None, 5, [[1]], object(), Dlpack(PIXELS, (2, 0))], ids=lambda one: type(one).__name__
+)
 def test_what_lends_nothing_of_the_cpu_is_left_to_the_engine(value: object) -> None:
     assert host_array(value, "image") is None
