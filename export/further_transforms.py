@@ -204,6 +204,7 @@ def feeds_of(
         for image in images:
             for quality in qualities:
                 y_hat = codec.decode_latent(codec.encode(image, quality))
+                # Copies, since torch, which parity is checked with, warns of arrays that it must not write.
                 q_rows = {own: rows[own][quality].reshape(1, -1, 1, 1).copy() for own in (ANALYSIS, SYNTHESIS)}
                 yield {
                     ANALYSIS: {"image": image[None], "q_row": q_rows[ANALYSIS]},
