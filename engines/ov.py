@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from glc.engines.processor import available_threads, processor_name
-from glc.engines.protocol import EXACT_PRECISION, Array, Engine, HostLoader, TensorSpec, check_feeds
+from glc.engines.processor import available_threads, has_float16_matrices, processor_name
+from glc.engines.protocol import Array, Engine, HostLoader, TensorSpec, check_feeds
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
 try:
@@ -19,6 +19,8 @@ except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
 from glc.engines.ov_cache import Compiled, cached
+from glc.engines.ov_group_norm import merge_group_norms
+from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
 from glc.engines.ov_upsampling import merge_upsampling
 
 _DEVICE = "CPU"
@@ -122,9 +124,9 @@ class OvLoader(HostLoader):
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        precision = EXACT_PRECISION if exact else self._precision
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
+            # Types are those of the graph, in which each operation has its own.
+            "INFERENCE_PRECISION_HINT": "dynamic",
             "INFERENCE_NUM_THREADS": self._threads * self._streams,
             "NUM_STREAMS": self._streams,
             "PERFORMANCE_HINT": "LATENCY",
@@ -132,22 +134,28 @@ class OvLoader(HostLoader):
 
         def compile_graph() -> Compiled:
             source = self._core.read_model(graph)
-            if not exact:
-                merge_upsampling(source)
+            self._rewrite(source, exact=exact)
             model = self._core.compile_model(source, _DEVICE, settings)
             # The compiled model adds names of fused operations to those of the file.
             return Compiled(model, tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs)))
 
         try:
-            compiled = cached(
-                self._core, _DEVICE, graph, settings, "exact" if exact else "merged upsampling", compile_graph
-            )
-            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            way = "exact" if exact else f"{self._precision}, merged upsampling and group norms"
+            compiled = cached(self._core, _DEVICE, graph, settings, way, compile_graph)
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
-        if given != precision:
-            raise EngineUnavailable(f"openvino compiled for {given} instead of {precision}; choose another precision")
         return OvEngine(compiled, sparing=self._sparing)
+
+    def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
+        """Give a graph the types that it is computed in, and forms that are faster here."""
+        if exact:
+            if has_float16_matrices():
+                narrow_exact(source)
+            return
+        merge_upsampling(source)
+        wide = merge_group_norms(source)
+        if self._precision != "f32":
+            narrow(source, self._precision, wide | codebook_search(source))
 
 
 def _spec(port: Any) -> TensorSpec:

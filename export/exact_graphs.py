@@ -80,9 +80,10 @@ class _Network(nn.Module):
                     factors[out] = powers(-program.gate_shift(op))
                 case Concat(out, parts):
                     shifts = program.concat_shifts(op)
-                    # y_hat arrives in units of quant_step, everything else in integers.
-                    whole = [s + program.exponents[p] if p == Y_HAT else s for p, s in zip(parts, shifts, strict=True)]
-                    factors[out] = powers(np.concatenate(whole))
+                    for part, shift in zip(parts, shifts, strict=True):
+                        # y_hat arrives in units of quant_step, everything else in integers.
+                        whole = shift + program.exponents[part] if part == Y_HAT else shift
+                        factors[_part(out, part)] = powers(whole)
         self.factors = nn.ParameterDict({_key(k): nn.Parameter(v, requires_grad=False) for k, v in factors.items()})
 
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,8 +109,9 @@ class _Network(nn.Module):
                 case Shuffle(out, x):
                     result = F.pixel_shuffle(tensors[x], 2)
                 case Concat(out, parts):
-                    together = torch.cat([tensors[part] for part in parts], dim=1)
-                    result = (together * self.factors[_key(out)]).clamp(-limit, limit).round()
+                    # Each by itself: y_hat must be an integer before a tensor of few bits holds it.
+                    scaled = [tensors[part] * self.factors[_key(_part(out, part))] for part in parts]
+                    result = torch.cat([one.clamp(-limit, limit).round() for one in scaled], dim=1)
                 case _:
                     result = (tensors[op.x] + tensors[op.add]).clamp(-limit, limit)
             tensors[op.out] = result
@@ -166,6 +168,11 @@ class _Outputs(nn.Module):
 def _halves(tensor: str) -> tuple[str, str]:
     """Names of the two halves of the channels of a tensor."""
     return f"{tensor}.u", f"{tensor}.v"
+
+
+def _part(concatenation: str, part: str) -> str:
+    """Name of a part in a concatenation."""
+    return f"{concatenation}.{part}"
 
 
 def _key(tensor: str) -> str:

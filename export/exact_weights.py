@@ -22,6 +22,8 @@ ACCUMULATOR = 1 << 24
 """Sums stay below: float32 holds every integer up to here, whatever the order of a sum."""
 LARGEST_ACTIVATION = 1023
 LARGEST_WEIGHT = 2047
+LARGEST_SHIFT = 14
+"""Weights are divided by 2^shift in the graphs; float16 holds all multiples of 2^-14 that have 11 bits."""
 LARGEST_GATED = 682
 """Three times as much still is an integer of 11 bits, so that LeakyReLU of slope 3/32 needs no rounding."""
 _BALANCE = 1.6e8
@@ -30,6 +32,8 @@ _MARGIN = 1.25
 """Ranges are widened by this before they are rounded up to a power of two."""
 FINEST = 12
 """Largest exponent: channels that calibration never saw move must not take all digits."""
+_SIGNIFICANT_BITS = 11
+"""Of float16."""
 _SHIFTS = range(26, -13, -1)
 
 
@@ -213,17 +217,24 @@ def _convert(
     for scale in _SHIFTS:
         integers, shift = np.rint(np.ldexp(real, scale)), scale - exponents[op.out]
         largest = np.abs(integers).max((1, 2, 3))
-        sums = limits[op.x] * np.abs(integers).sum((1, 2, 3)) + np.abs(np.rint(np.ldexp(offset, scale)))
+        sums = limits[op.x] * np.abs(integers).sum((1, 2, 3)) + np.abs(_of_eleven_bits(np.ldexp(offset, scale)))
         # All in the smallest of the units that meet before rounding.
         unit = np.maximum(np.maximum(shift, -add_shift), 0)
         whole = np.ldexp(sums, unit - shift) + np.ldexp(float(added), unit + add_shift)
-        fits = (whole < ACCUMULATOR) & (largest <= LARGEST_WEIGHT)
+        fits = (whole < ACCUMULATOR) & (largest <= LARGEST_WEIGHT) & (shift <= LARGEST_SHIFT)
         chosen = np.where(fits & (chosen == np.iinfo(np.int64).min), scale, chosen)
     if (chosen == np.iinfo(np.int64).min).any():
         raise ExportError(f"{op.weights}: no integer weights keep its sums below 2^24")
     return ExactConv(
         np.rint(np.ldexp(real, chosen[:, None, None, None])).astype(np.int64),
-        np.rint(np.ldexp(offset, chosen)).astype(np.int64),
+        _of_eleven_bits(np.ldexp(offset, chosen)).astype(np.int64),
         chosen - exponents[op.out],
         add_shift,
     )
+
+
+def _of_eleven_bits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest integers that float16 holds at some scale: of 11 bits, behind which zeros may follow."""
+    excess = np.maximum(np.frexp(values)[1] - _SIGNIFICANT_BITS, 0)
+    result: NDArray[np.float64] = np.ldexp(np.rint(np.ldexp(values, -excess)), excess)
+    return result
