@@ -31,6 +31,10 @@ _MOST_IDLE = 8
 _DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i32": "int32"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """Precision -> what the processor must be capable of; OpenVINO would take another one in silence."""
+_EXACT_HINT = "dynamic"
+_HINTS = {"f32": "f32", "f16": "dynamic", "bf16": "bf16"}
+"""Precision -> OpenVINO's hint. Under `dynamic` operations have the types of the graph: float16 is too coarse for some.
+bfloat16 is a hint, since 8-bit convolutions beside it fall back to slow ones under `dynamic`."""
 
 
 class OvEngine:
@@ -124,9 +128,9 @@ class OvLoader(HostLoader):
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
+        hint = _EXACT_HINT if exact else _HINTS[self._precision]
         settings: dict[str, Any] = {
-            # Types are those of the graph, in which each operation has its own.
-            "INFERENCE_PRECISION_HINT": "dynamic",
+            "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self._threads * self._streams,
             "NUM_STREAMS": self._streams,
             "PERFORMANCE_HINT": "LATENCY",
@@ -142,8 +146,11 @@ class OvLoader(HostLoader):
         try:
             way = "exact" if exact else f"{self._precision}, merged upsampling and group norms"
             compiled = cached(self._core, _DEVICE, graph, settings, way, compile_graph)
+            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+        if given != hint:
+            raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
         return OvEngine(compiled, sparing=self._sparing)
 
     def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
@@ -152,10 +159,14 @@ class OvLoader(HostLoader):
             if has_float16_matrices():
                 narrow_exact(source)
             return
+        if self._precision == "f16" and any(
+            node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
+        ):
+            raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
         merge_upsampling(source)
         wide = merge_group_norms(source)
-        if self._precision != "f32":
-            narrow(source, self._precision, wide | codebook_search(source))
+        if self._precision == "f16":
+            narrow(source, wide | codebook_search(source))
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Graphs whose types say 16 bits, operation by operation, but where float32 matters.
+"""Graphs whose types say float16, operation by operation, but where float32 matters.
 
 OpenVINO's precision hint narrows a whole graph: what enters before it is rounded, sums over the image, the search of a
 codebook. Under the hint `dynamic` it computes each operation in the type that the graph gives it.
@@ -18,18 +18,17 @@ from openvino import opset13 as ops
 _ENDS = ("Parameter", "Result")
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 _ELEMENTWISE = ("Multiply", "Minimum", "Maximum", "Clamp", "Round")
-_LARGEST = {"f16": float(np.finfo(np.float16).max), "bf16": float(np.finfo(np.float32).max)}
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LEAST_WEIGHT = 2.0**-14
 """The least normal float16: matrix units may take smaller ones for zero."""
 
 
-def narrow(model: openvino.Model, kind: str, wide: Collection[str] = ()) -> None:
-    """Turn every float32 into a type of 16 bits, inputs and results of the graph apart.
+def narrow(model: openvino.Model, wide: Collection[str] = ()) -> None:
+    """Turn every float32 into float16, inputs and results of the graph apart.
 
     Args:
         model: changed in place.
-        kind: "f16" or "bf16".
         wide: names of the operations that stay in float32.
     """
     made: dict[tuple[str, int, str], Any] = {}
@@ -44,7 +43,7 @@ def narrow(model: openvino.Model, kind: str, wide: Collection[str] = ()) -> None
         return node.get_type_name() in _ENDS or node.get_friendly_name() in wide
 
     for node in model.get_ordered_ops():
-        target = "f32" if is_wide(node) else kind
+        target = "f32" if is_wide(node) else "f16"
         for end in node.inputs():
             source = end.get_source_output()
             if source.get_element_type() != Type.f32 or _tells_sizes(node, end.get_index()):
@@ -52,8 +51,8 @@ def narrow(model: openvino.Model, kind: str, wide: Collection[str] = ()) -> None
             maker = source.get_node()
             if maker.get_type_name() == "Constant":
                 if target != "f32":
-                    values = np.clip(maker.get_data(), -_LARGEST[kind], _LARGEST[kind])
-                    end.replace_source_output(ops.constant(values, dtype=getattr(Type, kind)).output(0))
+                    values = np.clip(maker.get_data(), -_LARGEST_FLOAT16, _LARGEST_FLOAT16)
+                    end.replace_source_output(ops.constant(values.astype(np.float16)).output(0))
             elif maker.get_type_name() == "Convert" and not is_wide(maker):
                 end.replace_source_output(converted(maker.input_value(0), target))
             elif is_wide(maker) != is_wide(node):
@@ -95,7 +94,7 @@ def narrow_exact(model: openvino.Model) -> bool:
     for node in model.get_ordered_ops():
         if node.get_friendly_name() not in wide and not all(_is_held(node, values) for values in _constants(node)):
             return False
-    narrow(model, "f16", wide)
+    narrow(model, wide)
     return True
 
 
