@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ try:
 except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
-from glc.engines.ov_cache import Compiled, cached
+from glc.engines.ov_cache import Cache, Compiled
 from glc.engines.ov_group_norm import merge_group_norms
 from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
 from glc.engines.ov_upsampling import merge_upsampling
@@ -107,6 +108,7 @@ class OvLoader(HostLoader):
         self._precision = precision or "f32"
         self._sparing = False
         self._core = openvino.Core()
+        self._cache = Cache(self._core, _DEVICE)
         capabilities = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         if _CAPABILITIES[self._precision] not in capabilities:
             able = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
@@ -126,29 +128,48 @@ class OvLoader(HostLoader):
         loader._sparing = True
         return loader
 
+    def recall(self, sha256: str, *, exact: bool) -> Engine | None:
+        """Take a compiled graph from the cache; see `HostLoader.recall`."""
+        settings, way = self._settings(exact=exact), self._way(exact=exact)
+        compiled = self._cache.recalled(sha256, settings, way)
+        return None if compiled is None else self._engine(compiled, settings)
+
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        hint = _EXACT_HINT if exact else _HINTS[self._precision]
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": hint,
+        sha256 = hashlib.sha256(graph).hexdigest()
+        recalled = self.recall(sha256, exact=exact)
+        if recalled is not None:
+            return recalled
+        settings = self._settings(exact=exact)
+        try:
+            source = self._core.read_model(graph)
+            self._rewrite(source, exact=exact)
+            model = self._core.compile_model(source, _DEVICE, settings)
+            # The compiled model adds names of fused operations to those of the file.
+            compiled = Compiled(model, tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs)))
+        except (RuntimeError, TypeError) as error:
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+        engine = self._engine(compiled, settings)
+        self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
+        return engine
+
+    def _settings(self, *, exact: bool) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": _EXACT_HINT if exact else _HINTS[self._precision],
             "INFERENCE_NUM_THREADS": self._threads * self._streams,
             "NUM_STREAMS": self._streams,
             "PERFORMANCE_HINT": "LATENCY",
         }
 
-        def compile_graph() -> Compiled:
-            source = self._core.read_model(graph)
-            self._rewrite(source, exact=exact)
-            model = self._core.compile_model(source, _DEVICE, settings)
-            # The compiled model adds names of fused operations to those of the file.
-            return Compiled(model, tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs)))
+    def _way(self, *, exact: bool) -> str:
+        """What a compiled graph depends on beside its settings: how it was rewritten."""
+        if exact:
+            return "exact, float16 where it can be" if has_float16_matrices() else "exact"
+        return f"{self._precision}, merged upsampling and group norms"
 
-        try:
-            way = "exact" if exact else f"{self._precision}, merged upsampling and group norms"
-            compiled = cached(self._core, _DEVICE, graph, settings, way, compile_graph)
-            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+    def _engine(self, compiled: Compiled, settings: Mapping[str, Any]) -> OvEngine:
+        hint = settings["INFERENCE_PRECISION_HINT"]
+        given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if given != hint:
             raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
         return OvEngine(compiled, sparing=self._sparing)

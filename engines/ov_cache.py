@@ -17,7 +17,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,50 +53,48 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glc" / "openvino"
 
 
-def cached(
-    core: openvino.Core,
-    device: str,
-    graph: bytes,
-    settings: Mapping[str, Any],
-    way: str,
-    compile_graph: Callable[[], Compiled],
-) -> Compiled:
-    """Take a compiled graph from the cache, or compile and keep it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cache:
+    """Compiled graphs of one device, on disk."""
 
-    Args:
-        core: that compiles.
-        device: of OpenVINO.
-        graph: the file's content.
-        settings: with which it is compiled.
-        way: what else the result depends on.
-        compile_graph: how, where it is not there.
+    core: openvino.Core
+    device: str
 
-    Raises:
-        RuntimeError: from `compile_graph`.
-    """
-    folder = cache_folder()
-    if folder is None:
-        return compile_graph()
-    file = folder / f"{_key(graph, settings, way)}.blob"
-    if file.exists():
+    def recalled(self, sha256: str, settings: Mapping[str, Any], way: str) -> Compiled | None:
+        """Take a compiled graph; None where it is not there, or damaged.
+
+        Args:
+            sha256: of the graph's file.
+            settings: with which it was compiled.
+            way: what else the result depends on.
+        """
+        file = _file(sha256, settings, way)
+        if file is None or not file.exists():
+            return None
         try:
-            return _load(core, device, file, settings)
+            return _load(self.core, self.device, file, settings)
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:  # damaged: made anew
             _logger.warning("%s cannot be used and is compiled anew: %s", file, str(error).strip().rpartition("\n")[2])
-    compiled = compile_graph()
-    try:
-        _save(compiled, file)
-    except OSError as error:  # a full disk or a read-only home: slower, not wrong
-        _logger.warning("%s cannot be kept, so that the next process compiles again: %s", file, error)
-    return compiled
+            return None
+
+    def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> None:
+        """Write a compiled graph for `recalled`, where there is a folder for it."""
+        file = _file(sha256, settings, way)
+        if file is None:
+            return
+        try:
+            _save(compiled, file)
+        except OSError as error:  # a full disk or a read-only home: slower, not wrong
+            _logger.warning("%s cannot be kept, so that the next process compiles again: %s", file, error)
 
 
-def _key(graph: bytes, settings: Mapping[str, Any], way: str) -> str:
-    """Of what is compiled, by what, for what; our own version stands for how the graph is rewritten before."""
-    about = [openvino.__version__, version("glc-deploy"), processor_name(), sorted(settings.items()), way]
-    digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(graph)  # apart: together they would be a copy of the graph
-    return digest.hexdigest()
+def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:
+    """Named by what is compiled, by what, for what; our own version stands for how the graph is rewritten before."""
+    folder = cache_folder()
+    if folder is None:
+        return None
+    about = [openvino.__version__, version("glc-deploy"), processor_name(), sorted(settings.items()), way, sha256]
+    return folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()}.blob"
 
 
 def _save(compiled: Compiled, file: Path) -> None:

@@ -229,6 +229,18 @@ class HostLoader:
         """
         raise EngineUnavailable(f"engine {type(self).__name__} keeps no limit on memory")
 
+    def recall(self, sha256: str, *, exact: bool) -> Engine | None:  # noqa: ARG002 - nothing is kept
+        """An engine that was compiled before, here, from the file of this digest: the file need not be read again.
+
+        Args:
+            sha256: of the graph's file, as the manifest has it.
+            exact: as for `EngineLoader.load`.
+
+        Returns:
+            None where there is none.
+        """
+        return None
+
     @contextlib.contextmanager
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
         """Give a workspace; see `EngineLoader.workspace`."""

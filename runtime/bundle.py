@@ -86,12 +86,11 @@ class Bundle:
                 )
         return cls(where, manifest)
 
-    def graph(self, name: str, target: TargetKey | None = None) -> tuple[GraphEntry, bytes]:
-        """Entry of a graph, and its content: ONNX, or the engine that was compiled for a target.
+    def entry(self, name: str) -> GraphEntry:
+        """What the manifest says of a graph.
 
         Raises:
-            BundleAltered: the file is missing or changed.
-            TargetMissing: nothing in the bundle was compiled for the target, or the graph was not.
+            TargetMissing: the bundle has no such graph.
         """
         entry = self.manifest.graphs.get(name) or self.manifest.tiles.get(name)
         if entry is None:
@@ -99,6 +98,16 @@ class Bundle:
                 f"{self.path} has no graph {name}, which engines on a device need: it is of an older version; "
                 "export it again"
             )
+        return entry
+
+    def graph(self, name: str, target: TargetKey | None = None) -> tuple[GraphEntry, bytes]:
+        """Entry of a graph, and its content: ONNX, or the engine that was compiled for a target.
+
+        Raises:
+            BundleAltered: the file is missing or changed.
+            TargetMissing: nothing in the bundle was compiled for the target, or the graph was not.
+        """
+        entry = self.entry(name)
         if target is None:
             return entry, self.read(entry.file)
         engines = self._engines(target)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import Array, Engine, EngineLoader, StageListener, Tensor, TensorSpec, Workspace
-from glc.engines.protocol import timed
+from glc.engines.protocol import HostLoader, timed
 from glc.errors import EngineFailed, EngineRejectedGraph
 from glc.runtime.bitstream import QUALITY_STEPS
 from glc.runtime.bundle import Bundle
@@ -111,10 +111,16 @@ class Networks:
             return engine.run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
 
     def _load(self, graph: str) -> Engine:
-        entry, content = self.bundle.graph(graph, self._loader.target)
         cases = self.bundle.conformance(graph)
-        with _naming(graph):
-            engine = self._loader.load(content, exact=cases is not None)
+        entry = self.bundle.entry(graph)
+        engine = None
+        if isinstance(self._loader, HostLoader):
+            with _naming(graph):
+                engine = self._loader.recall(entry.file.sha256, exact=cases is not None)
+        if engine is None:
+            _, content = self.bundle.graph(graph, self._loader.target)
+            with _naming(graph):
+                engine = self._loader.load(content, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))
