@@ -18,7 +18,7 @@ from openvino import opset13 as ops
 _ENDS = ("Parameter", "Result")
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 _ELEMENTWISE = ("Multiply", "Minimum", "Maximum", "Clamp", "Round")
-_LARGEST = {"f16": float(np.finfo(np.float16).max), "bf16": float(np.finfo(np.float32).max)}
+_LARGEST = {"f16": float(np.finfo(np.float16).max), "bf16": float.fromhex("0x1.fep127")}
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LEAST_WEIGHT = 2.0**-14
 """The least normal float16: matrix units may take smaller ones for zero."""
@@ -120,7 +120,7 @@ def _constants(node: Any) -> Iterator[NDArray[np.float32]]:
     """Float constants that an operation takes, those that are stored in 16 bits too."""
     for value in node.input_values():
         source = value.get_node()
-        if source.get_type_name() == "Convert":
+        while source.get_type_name() in ("Convert", "Reshape"):  # weights of groups are reshaped
             source = source.input_value(0).get_node()
         if source.get_type_name() == "Constant" and source.get_element_type() in (Type.f32, Type.f16):
             yield np.asarray(source.get_data(), np.float32)
