@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from glc.bench.first_image import FirstImage
 from glc.bench.paper import SOURCE, TABLE_5, TABLE_6, PaperRow
 from glc.bench.timing import Spread, take_turns
 from glc.bench.torch_engine import MODES
+from glc.errors import EngineError
 from glc.export import GlcModel
 from glc.runtime.bundle import Bundle
 from glc.runtime.transforms import OWN
@@ -118,6 +119,8 @@ def measure_table(
 ) -> list[LatencyRow]:
     """Time every engine and precision beside the same model in PyTorch, row by row in turn.
 
+    A row that fails in its first turn, which does not count, is unavailable; one that fails later ends the run.
+
     Args:
         config: names the rows.
         model: the weights that the bundle was exported from.
@@ -147,18 +150,21 @@ def measure_table(
         estimate = estimated_bpp(model, opened, image, bits)
         task = Task(model, bundle, checkpoint, image, bits, threads, estimate, encoder, decoder)
         on_step("load engines")
-        found: list[Contender | Missing] = [*engine_contenders(task)]
-        last = next(one for one in reversed(found) if isinstance(one, Contender))
-        found.append(replace(last, name=f"{last.name}{AGAIN}"))
+        engines = [*engine_contenders(task)]
         on_step("load PyTorch")
-        found += torch_contenders(task, modes)
+        others: list[Contender | Missing] = [*torch_contenders(task, modes)]
         on_step("load other codecs")
         for peer in peer_contenders(task, peers, peer_python, Path(folder)):
             if isinstance(peer, tuple):
-                found.append(peer[0])
+                others.append(peer[0])
                 processes.callback(peer[1].close)
             else:
-                found.append(peer)
+                others.append(peer)
+        found = [*_warmed_up(engines, on_step)]
+        last = next((one for one in reversed(found) if isinstance(one, Contender)), None)
+        if last is not None:
+            found.append(replace(last, name=f"{last.name}{AGAIN}"))
+        found += _warmed_up(others, on_step)
         contenders = [one for one in found if isinstance(one, Contender)]
         missing = [
             LatencyRow(config.value, one.name, "unavailable", remark=one.reason)
@@ -173,7 +179,7 @@ def measure_table(
 
             return call
 
-        turns = take_turns({one.name: timed(one) for one in contenders}, repetitions)
+        turns = take_turns({one.name: timed(one) for one in contenders}, repetitions, dropped=0)
         rows = []
         for one in contenders:
             row = _row(config, one, turns[one.name], setting)
@@ -186,6 +192,21 @@ def measure_table(
         for one in setting.paper
     ]
     return rows + missing + paper
+
+
+def _warmed_up(found: Iterable[Contender | Missing], on_step: Callable[[str], None]) -> Iterator[Contender | Missing]:
+    """Let each take a turn that does not count; whoever cannot is missing from there on."""
+    for one in found:
+        if isinstance(one, Missing):
+            yield one
+            continue
+        on_step(f"warm up {one.name}")
+        try:
+            one.turn()
+        except EngineError as error:
+            yield Missing(one.name, str(error))
+        else:
+            yield one
 
 
 def _row(config: Config, contender: Contender, turns: Sequence[Turn], setting: Setting) -> LatencyRow:

@@ -38,21 +38,24 @@ class Spread:
         return min(self.samples_ms)
 
 
-def take_turns(runs: Mapping[str, Callable[[], _Result]], repetitions: int) -> dict[str, list[_Result]]:
-    """Call each in turn, again and again; what the first turn gives is dropped.
+def take_turns(
+    runs: Mapping[str, Callable[[], _Result]], repetitions: int, *, dropped: int = 1
+) -> dict[str, list[_Result]]:
+    """Call each in turn, again and again; what the first turns give is dropped.
 
     Args:
         runs: name -> what to call.
         repetitions: turns that count, at least 1.
+        dropped: turns before those; none for what has been called before.
 
     Returns:
         Name -> results, in order.
     """
     results: dict[str, list[_Result]] = {name: [] for name in runs}
-    for repetition in range(repetitions + 1):
+    for turn in range(dropped + repetitions):
         for name, call in runs.items():
             result = call()
-            if repetition:
+            if turn >= dropped:
                 results[name].append(result)
     return results
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glc.engines import Array, Engine, HostLoader, TensorSpec
 from glc.engines.processor import processor_name
 from glc.engines.protocol import check_feeds
-from glc.errors import EngineRejectedGraph, ModelMismatch
+from glc.errors import EngineFailed, EngineRejectedGraph, ModelMismatch
 from glc.export import GlcModel
 from glc.export.bundle_writer import checkpoint_id, model_id
 from glc.export.exact_calibration import packaged_images
@@ -95,7 +95,12 @@ class _TorchEngine:
         check_feeds(self.inputs, feeds)
         arrays = (feeds[spec.name] for spec in self.inputs)
         # Torch warns of arrays that it could write to and must not.
-        results = self._network(*(torch.from_numpy(x if x.flags.writeable else x.copy()) for x in arrays))
+        inputs = [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in arrays]
+        try:
+            results = self._network(*inputs)
+        except RuntimeError as error:  # torch.compile compiles now, which takes a C++ compiler
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EngineFailed(f"torch: {reason}") from error
         tensors = results if isinstance(results, tuple) else (results,)
         types = {spec.name: getattr(torch, spec.dtype) for spec in self.outputs}
         return {spec.name: x.to(types[spec.name]).numpy() for spec, x in zip(self.outputs, tensors, strict=True)}

@@ -60,14 +60,18 @@ def _found(mvn: Any) -> _GroupNorm | None:
         return None
     if types != ["Multiply", "Add", "Reshape", "Multiply", "Add"]:
         return None
-    x = before.input_value(0)
-    channels, groups = x.get_partial_shape()[1].get_length(), mvn.get_output_partial_shape(0)[1].get_length()
-    ones, zeros, scale, shift = (_vector(chain[place]) for place in (0, 1, 3, 4))
-    if scale is None or shift is None or len(scale) != channels or len(shift) != channels:
+    x, groups = before.input_value(0), mvn.get_output_partial_shape(0)[1]
+    shape = x.get_partial_shape()
+    if shape.rank != 4 or shape[1].is_dynamic or groups.is_dynamic or shape[1].get_length() % groups.get_length():
         return None
-    if ones is None or zeros is None or (ones != 1).any() or zeros.any():
+    channels = shape[1].get_length()
+    ones, zeros, scale, shift = (_constant(chain[place]) for place in (0, 1, 3, 4))
+    if ones is None or zeros is None or scale is None or shift is None or (ones != 1).any() or zeros.any():
         return None
-    return _GroupNorm(x, chain[-1], groups, float(kind["eps"]), scale, shift)
+    # A factor for each column may have as many numbers: the shape tells.
+    if any(values.shape not in ((channels, 1, 1), (1, channels, 1, 1)) for values in (scale, shift)):
+        return None
+    return _GroupNorm(x, chain[-1], groups.get_length(), float(kind["eps"]), scale.reshape(-1), shift.reshape(-1))
 
 
 def _single_followers(node: Any, count: int) -> Iterator[Any]:
@@ -81,8 +85,8 @@ def _single_followers(node: Any, count: int) -> Iterator[Any]:
         yield node
 
 
-def _vector(node: Any) -> NDArray[np.float32] | None:
-    """The constant operand of an operation, flat; None where there is none."""
+def _constant(node: Any) -> NDArray[np.float32] | None:
+    """The constant operand of an operation, before it was reshaped; None where there is none."""
     for value in node.input_values():
         source = value.get_node()
         if source.get_type_name() == "Reshape":
@@ -90,7 +94,7 @@ def _vector(node: Any) -> NDArray[np.float32] | None:
         if source.get_type_name() == "Convert":
             source = source.input_value(0).get_node()
         if source.get_type_name() == "Constant":
-            return np.asarray(source.get_data(), np.float32).reshape(-1)
+            return np.asarray(source.get_data(), np.float32)
     return None
 
 

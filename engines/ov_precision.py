@@ -119,7 +119,7 @@ def _constants(node: Any) -> Iterator[NDArray[np.float32]]:
     """Float constants that an operation takes, those that are stored in 16 bits too."""
     for value in node.input_values():
         source = value.get_node()
-        if source.get_type_name() == "Convert":
+        while source.get_type_name() in ("Convert", "Reshape"):  # weights of groups are reshaped
             source = source.input_value(0).get_node()
         if source.get_type_name() == "Constant" and source.get_element_type() in (Type.f32, Type.f16):
             yield np.asarray(source.get_data(), np.float32)

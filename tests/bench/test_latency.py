@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from tests.conftest import load_image
 
 import glc
-from glc.bench.contenders import photograph
+from glc.bench import latency
+from glc.bench.contenders import Contender, Missing, Turn, photograph
 from glc.bench.drawn import DrawnLoader, draw_part, level_probabilities
-from glc.bench.latency import AGAIN, SETTINGS, Config, measure_table
+from glc.bench.first_image import FirstImage
+from glc.bench.latency import AGAIN, SETTINGS, Config, LatencyRow, measure_table
+from glc.bench.output import Style
 from glc.bench.rate import ideal_bits
 from glc.bench.table import latency_table
 from glc.bench.torch_engine import MODES, exact_reference, open_published, published
 from glc.engines import engine_loader
-from glc.errors import ModelMismatch
+from glc.errors import CorruptBitstream, EngineFailed, ModelMismatch
 from glc.export import GlcModel, reference, synthetic_model
 from glc.export.synthetic import MINI
 from glc.runtime.bitstream import read_stream
@@ -112,6 +117,94 @@ def test_every_row_is_measured_quoted_or_named_as_missing(mini_bundle: Path, min
     assert "Symbols drawn at 0.2 bpp" in text
     assert "measured twice" in text
     assert "add up to its total within 3%" in text
+
+
+def contender(name: str, calls: list[str], failure: Exception | None = None, at: int = 1) -> Contender:
+    """One that notes its calls, and fails at one of them."""
+
+    def turn() -> Turn:
+        calls.append(name)
+        if failure is not None and calls.count(name) == at:
+            raise failure
+        return Turn(1.0, 2.0, {"analysis": 1.0}, {"synthesis": 2.0}, 100)
+
+    return Contender(name, 7, None, turn, lambda: FirstImage(1, 1, 1, 1, 1))
+
+
+@pytest.fixture
+def measured(
+    mini_bundle: Path, mini_model: GlcModel, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., list[LatencyRow]]]:
+    """The table of these engines, and of these modes of PyTorch."""
+    threads = torch.get_num_threads()
+    setting = replace(SETTINGS[Config.NATURAL], height=64, width=96, bpp=0.2)
+
+    def table(engines: list[Contender | Missing], others: list[Contender]) -> list[LatencyRow]:
+        monkeypatch.setattr(latency, "engine_contenders", lambda _: iter(engines))
+        monkeypatch.setattr(latency, "torch_contenders", lambda *_: iter(others))
+        return measure_table(Config.NATURAL, mini_model, mini_bundle, threads=1, repetitions=2, setting=setting)
+
+    yield table
+    torch.set_num_threads(threads)
+
+
+def test_whoever_fails_in_the_turn_that_does_not_count_is_unavailable_and_the_others_go_on(
+    measured: Callable[..., list[LatencyRow]],
+) -> None:
+    calls: list[str] = []
+    rows = measured(
+        [contender("a", calls), Missing("b", "not here"), contender("c", calls, EngineFailed("no kernel"))],
+        [contender("d", calls, EngineFailed("no compiler")), contender("e", calls)],
+    )
+    assert [(row.row, row.kind, row.remark) for row in rows if row.kind != "quoted"] == [
+        ("a", "measured", ""),
+        (f"a{AGAIN}", "measured", ""),
+        ("e", "measured", ""),
+        ("b", "unavailable", "not here"),
+        ("c", "unavailable", "no kernel"),
+        ("d", "unavailable", "no compiler"),
+    ]
+    assert [len(row.encode_samples_ms) for row in rows if row.kind == "measured"] == [2, 2, 2]
+    assert calls == [*"acde", *2 * ["a", "a", "e"]]
+    text = latency_table(rows, SETTINGS[Config.NATURAL]).render(Style.TEXT)
+    assert "unavailable: no kernel" in text
+    assert "a measured twice" in text
+
+
+def test_a_table_without_any_engine_still_has_the_others(measured: Callable[..., list[LatencyRow]]) -> None:
+    calls: list[str] = []
+    rows = measured([contender("a", calls, EngineFailed("no kernel"))], [contender("b", calls)])
+    assert {row.row: row.kind for row in rows if row.kind != "quoted"} == {"a": "unavailable", "b": "measured"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "at"),
+    [
+        pytest.param(EngineFailed("no memory"), 2, id="a later turn"),
+        pytest.param(CorruptBitstream("checksum"), 1, id="its own stream is refused"),
+        pytest.param(ValueError("a mistake of ours"), 1, id="no error of an engine"),
+    ],
+)
+def test_any_other_failure_ends_the_run(failure: Exception, at: int, measured: Callable[..., list[LatencyRow]]) -> None:
+    with pytest.raises(type(failure), match=str(failure)):
+        measured([contender("a", []), contender("b", [], failure, at)], [])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, as it compiles
+def test_what_torch_cannot_compile_is_told_in_one_line(
+    mini_bundle: Path, mini_model: GlcModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    bundle = open_published(mini_bundle)
+    with (
+        glc.Codec(bundle, published(mini_model, bundle, "torch.compile")) as codec,
+        pytest.raises(
+            EngineFailed, match=r"torch: InvalidCxxCompiler: No working C\+\+ compiler.*/nowhere/g\+\+"
+        ) as caught,
+    ):
+        codec.encode(IMAGE)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_photograph_is_mirrored_up_to_the_size_that_is_asked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from glc.bench.timing import Spread, disagreement, take_turns
@@ -14,9 +16,10 @@ def test_rows_take_turns_and_the_first_turn_is_dropped() -> None:
         calls.append(name)
         return len(calls)
 
-    results = take_turns({"a": lambda: call("a"), "b": lambda: call("b")}, 2)
+    runs = {name: functools.partial(call, name) for name in "ab"}
+    assert take_turns(runs, 2) == {"a": [3, 5], "b": [4, 6]}
     assert calls == ["a", "b"] * 3
-    assert results == {"a": [3, 5], "b": [4, 6]}
+    assert take_turns(runs, 1, dropped=0) == {"a": [7], "b": [8]}
 
 
 def test_medians_and_percentiles_are_of_the_samples() -> None:

@@ -11,11 +11,13 @@ import pytest
 from tests.conftest import load_image
 
 import glc
-from glc.engines import engine_loader
+from glc.engines import engine_loader, ov
 from glc.engines.ov import OvEngine
+from glc.engines.ov_precision import narrow_exact
 from glc.engines.processor import available_threads
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable
 
+GOLDEN = Path(__file__).parent.parent / "golden" / "tiny.glcb"
 PHOTO = load_image("coffee_200x300.png")
 
 
@@ -56,8 +58,8 @@ def test_a_precision_that_the_processor_lacks_is_refused() -> None:
             assert precision in engine_loader("openvino", precision=precision).fingerprint
 
 
-def test_exact_graphs_are_float32_whatever_is_asked_for(codec: glc.Codec, mini_bundle: Path) -> None:
-    """And image graphs are not, also where the other precision of the same graph is in the cache already."""
+def test_exact_graphs_are_exact_whatever_is_asked_for(codec: glc.Codec, mini_bundle: Path) -> None:
+    """And image graphs are not the same, also where the other precision of the same graph is in the cache already."""
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     images = {}
     for precision, capability in (("f32", "FP32"), ("f16", "FP16"), ("bf16", "BF16")):
@@ -68,6 +70,42 @@ def test_exact_graphs_are_float32_whatever_is_asked_for(codec: glc.Codec, mini_b
                 images[precision] = other.decode(data)
     for precision in images.keys() - {"f32"}:
         assert (images[precision] != images["f32"]).any()
+
+
+@pytest.fixture
+def narrowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each exact graph became one of float16; here every processor passes for one with such matrix units."""
+    if "FP16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("OpenVINO does not compute in f16 on this processor")
+    results: list[bool] = []
+    monkeypatch.setattr(ov, "has_float16_matrices", lambda: True)
+    monkeypatch.setattr(ov, "narrow_exact", lambda model: results.append(narrow_exact(model)))
+    # Files are told apart by the processor, not by what a test says of it.
+    monkeypatch.setenv("GLC_CACHE", str(tmp_path))
+    return results
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_exact_graphs_in_float16_give_the_same_symbols(
+    precision: str, narrowed: list[bool], codec: glc.Codec, mini_bundle: Path
+) -> None:
+    with glc.Codec.open(mini_bundle, engine="openvino", precision=precision) as other:
+        for size, quality in (((200, 300), 3), ((1, 1), 0), ((37, 129), 1.5)):
+            image = PHOTO[: size[0], : size[1]]
+            for encoder, decoder in ((codec, other), (other, codec)):
+                data = encoder.encode(image, quality)
+                np.testing.assert_array_equal(decoder.decode_latent(data), encoder.decode_latent(data))
+    assert narrowed == [True] * 4
+
+
+def test_a_bundle_that_was_made_earlier_gives_the_same_symbols(narrowed: list[bool]) -> None:
+    with (
+        glc.Codec.open(GOLDEN, engine="onnxruntime") as codec,
+        glc.Codec.open(GOLDEN, engine="openvino", precision="f16") as other,
+    ):
+        data = codec.encode(PHOTO, 3)
+        np.testing.assert_array_equal(other.decode_latent(data), codec.decode_latent(data))
+    assert narrowed[1:] == [False] * 3
 
 
 def test_onnxruntime_refuses_other_precisions() -> None:

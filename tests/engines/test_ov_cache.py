@@ -83,6 +83,18 @@ def test_files_are_told_apart_by_all_that_they_depend_on(
     assert len([*cache.iterdir()]) == 5
 
 
+def test_precisions_are_told_apart_where_they_matter(graph: bytes, cache: Path) -> None:
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    precisions = [name for name, need in (("f32", "FP32"), ("f16", "FP16"), ("bf16", "BF16")) if need in able]
+    for _ in range(2):
+        for precision in precisions:
+            engine_loader("openvino", 1, precision).load(graph, exact=False).close()
+        assert len([*cache.iterdir()]) == len(precisions)
+    for precision in precisions:
+        engine_loader("openvino", 1, precision).load(graph, exact=True).close()
+    assert len([*cache.iterdir()]) == len(precisions) + 1
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -17,7 +17,14 @@ from glc.export.exact_graphs import ExactHyperPrior, ExactSpatialPrior
 from glc.export.exact_priors import MEAN_EXPONENT, ExactPriors, exact_priors
 from glc.export.exact_program import PARAMS, Z_HAT, Conv, Gate
 from glc.export.exact_reference import _divide, run_integers
-from glc.export.exact_weights import ACCUMULATOR, LARGEST_WEIGHT, ExactProgram, convert
+from glc.export.exact_weights import (
+    ACCUMULATOR,
+    LARGEST_SHIFT,
+    LARGEST_WEIGHT,
+    ExactProgram,
+    _of_eleven_bits,
+    convert,
+)
 from glc.export.graphs import Analysis
 from glc.export.scale_levels import DEFAULT_GRID
 
@@ -26,7 +33,7 @@ def _programs(priors: ExactPriors) -> list[ExactProgram]:
     return [priors.hyper.program, *(prior.program for prior in priors.spatial)]
 
 
-def test_no_sum_can_reach_the_bound_and_float16_holds_every_weight(priors: ExactPriors) -> None:
+def test_no_sum_can_reach_the_bound(priors: ExactPriors) -> None:
     checked = 0
     for program in _programs(priors):
         for op in program.operations:
@@ -42,9 +49,35 @@ def test_no_sum_can_reach_the_bound_and_float16_holds_every_weight(priors: Exact
                 assert whole / unit < ACCUMULATOR
                 checked += 1
             assert np.abs(conv.weight).max() <= LARGEST_WEIGHT
-            scaled = np.ldexp(conv.weight.astype(np.float64), -conv.shift[:, None, None, None])
-            np.testing.assert_array_equal(scaled.astype(np.float16).astype(np.float64), scaled)
     assert checked > 3000
+
+
+def test_float16_holds_every_weight_and_bias_as_the_graphs_have_them(priors: ExactPriors) -> None:
+    for program in _programs(priors):
+        for conv in program.convs.values():
+            weights = np.ldexp(conv.weight.astype(np.float64), -conv.shift[:, None, None, None])
+            biases = np.ldexp(conv.bias.astype(np.float64), -conv.shift)
+            for values in (weights, biases):
+                np.testing.assert_array_equal(values.astype(np.float16).astype(np.float64), values)
+            # No smaller ones: a matrix unit may take what is not normal for zero.
+            assert np.abs(weights[weights != 0]).min() >= 2.0**-LARGEST_SHIFT
+            assert np.abs(biases[biases != 0]).min(initial=1) >= 2.0**-LARGEST_SHIFT
+
+
+def test_the_shift_is_bounded_where_weights_are_small(priors: ExactPriors, mini_model: GlcModel) -> None:
+    """Weights a millionth as large would be finer than float16 is."""
+    program = priors.spatial[0].program
+    weights = {name: tensor.numpy() * 2.0**-20 for name, tensor in mini_model.state_dict().items()}
+    ranges = {name: np.full(len(exponents), 1.0) for name, exponents in program.exponents.items()}
+    given = {name: (program.exponents[name], program.limits[name]) for name in ("y_hat", "context")}
+    converted = convert(program.operations, weights, ranges, given)
+    assert max(conv.shift.max() for conv in converted.convs.values()) == LARGEST_SHIFT
+
+
+def test_biases_keep_eleven_bits() -> None:
+    values = np.array([0, 1, -2047, 2047.4, 2049, 2051, -4097, -4099, 2.0**22 + 2**10])
+    expected = [0, 1, -2047, 2047, 2048, 2052, -4096, -4100, 2.0**22]
+    np.testing.assert_array_equal(_of_eleven_bits(values), expected)
 
 
 def test_no_gate_can_reach_the_bound(priors: ExactPriors) -> None:
