@@ -29,7 +29,7 @@ from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chos
 from glc.bench.timing import AGREEMENT, Spread, disagreement, take_turns
 from glc.engines import GPU_ENGINES, PRECISIONS, engine_loader
 from glc.engines.processor import available_threads
-from glc.engines.protocol import EXACT_PRECISION
+from glc.engines.protocol import HostLoader
 from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
 from glc.runtime.files import require_place, write_file
@@ -151,9 +151,9 @@ def measure_stages(
         BundleError: a graph cannot be read or counted.
     """
     inner = engine_loader(engine, threads, precision)
-    exact = bundle.manifest.arithmetic == "exact"
+    exact = bundle.manifest.arithmetic == "exact" and isinstance(inner, HostLoader)
     precisions = {
-        name: EXACT_PRECISION if exact and name in EXACT_GRAPHS else precision
+        name: inner.exact_precision if exact and name in EXACT_GRAPHS else precision
         for name in signatures(bundle.manifest.config.latent_channels)
     }
     costs = bundle_cost(bundle, height, width, {name: _FLOAT_BYTES[value] for name, value in precisions.items()})
@@ -335,4 +335,4 @@ def _remarks(report: StageReport) -> Iterator[str]:
     if apart > AGREEMENT:
         yield f"priors of both directions differ by up to {apart:.1%}, over {AGREEMENT:.0%}: the machine was noisy"
     if len({row.precision for row in report.rows if row.precision in PRECISIONS}) > 1:
-        yield "exact graphs run at f32, whatever the others do, and are compared with its ceiling"
+        yield "exact graphs run at a precision of their own, whatever the others do, and are compared with its ceiling"

@@ -106,6 +106,8 @@ class OvLoader(HostLoader):
         # Runs at once, each with its threads: by itself, OpenVINO lets one wait for the other.
         self._streams = min(max(1, available_threads() // self._threads), _MOST_STREAMS)
         self._precision = precision or "f32"
+        # Where its constants allow; a graph that was made before that rule takes float32.
+        self.exact_precision = "f16" if has_float16_matrices() else "f32"
         self._sparing = False
         self._core = openvino.Core()
         self._cache = Cache(self._core, _DEVICE)
@@ -164,7 +166,7 @@ class OvLoader(HostLoader):
     def _way(self, *, exact: bool) -> str:
         """What a compiled graph depends on beside its settings: how it was rewritten."""
         if exact:
-            return "exact, float16 where it can be" if has_float16_matrices() else "exact"
+            return f"exact in {self.exact_precision}"
         return f"{self._precision}, merged upsampling and group norms"
 
     def _engine(self, compiled: Compiled, settings: Mapping[str, Any]) -> OvEngine:
@@ -177,7 +179,7 @@ class OvLoader(HostLoader):
     def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
         """Give a graph the types that it is computed in, and forms that are faster here."""
         if exact:
-            if has_float16_matrices():
+            if self.exact_precision == "f16":
                 narrow_exact(source)
             return
         if self._precision == "f16" and any(

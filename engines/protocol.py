@@ -20,10 +20,6 @@ Array = NDArray[Any]
 StageListener = Callable[[str, float], None]
 """Called with the name and the duration in milliseconds of a stage that ended, from the thread that ran it."""
 
-EXACT_PRECISION = "f32"
-"""Of exact graphs on every engine, whatever is asked for: neither bfloat16 nor float16 holds what they are given
-(docs/exact-arithmetic.md)."""
-
 
 @contextlib.contextmanager
 def timed(stage: str, on_stage: StageListener | None) -> Iterator[None]:
@@ -220,6 +216,8 @@ class HostLoader:
 
     on_device = False
     target: TargetKey | None = None
+    exact_precision = "f32"
+    """Of exact graphs, whatever is asked for: one that holds their integers (docs/exact-arithmetic.md)."""
 
     def sparing(self) -> EngineLoader:
         """A loader like this one whose engines give back after each run what the run took.
