@@ -151,9 +151,11 @@ def measure_stages(
         BundleError: a graph cannot be read or counted.
     """
     inner = engine_loader(engine, threads, precision)
-    exact = bundle.manifest.arithmetic == "exact" and isinstance(inner, HostLoader)
+    of_priors = precision
+    if bundle.manifest.arithmetic == "exact" and isinstance(inner, HostLoader):
+        of_priors = inner.exact_precision
     precisions = {
-        name: inner.exact_precision if exact and name in EXACT_GRAPHS else precision
+        name: of_priors if name in EXACT_GRAPHS else precision
         for name in signatures(bundle.manifest.config.latent_channels)
     }
     costs = bundle_cost(bundle, height, width, {name: _FLOAT_BYTES[value] for name, value in precisions.items()})
