@@ -55,7 +55,7 @@ class TileResult:
     peak_bytes: int
     """Largest resident memory of the process."""
     plan: str
-    """What was kept of each level, between blocks and within, from full resolution down."""
+    """What was kept of each level, between blocks and within, and how, from full resolution down."""
     strip_rows: int
     """Height in pixels of a strip at full resolution; 0 in one piece."""
 
@@ -144,8 +144,8 @@ def _run(run: TileRun) -> TileResult:
         width = np.load(folder / "image.npy", mmap_mode="r").shape[1]
         multiple = 4 * bundle.manifest.config.downsampling
         rows = plan.strip_rows(level, -(-width // multiple) * multiple)
-    kept = ", ".join(f"{one.features:.0%}/{one.within:.0%}" for one in plan.kept)
-    return TileResult(seconds, peak, f"{kept} in {plan.storage}", rows)
+    kept = ", ".join(f"{one.features:.0%}/{one.within:.0%} in {one.storage}" for one in plan.kept)
+    return TileResult(seconds, peak, kept, rows)
 
 
 def measure_difference(folder: Path, strip_rows: int) -> TileDifference:

@@ -120,7 +120,7 @@ def compare_tiles(
     Raises:
         GraphMismatch: an output differs by more than the tolerance.
     """
-    plan = TilePlan((Kept(1, 1),) * len(layout.analysis), "float32", _STRIP_BYTES)
+    plan = TilePlan((Kept(1, 1, "float32"),) * len(layout.analysis), _STRIP_BYTES)
     tiled = TiledTransforms(layout, plan, lambda graph, feeds: engines[graph].run(feeds), lambda: None, None)
     if ANALYSIS in runs:
         feeds, expected = runs[ANALYSIS]

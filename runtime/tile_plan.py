@@ -40,6 +40,8 @@ class Kept:
     """Of what is between residual blocks."""
     within: float
     """Of what is within a block."""
+    storage: Storage
+    """Of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,6 @@ class TilePlan:
 
     kept: tuple[Kept, ...]
     """Of each level, from full resolution down; below full resolution, features are kept in whole."""
-    storage: Storage
-    """Of what is kept."""
     strip_bytes: int
     """Largest strip in float32, unless it would have too few rows."""
 
@@ -76,7 +76,7 @@ def fastest_plan(levels: Sequence[TileLevel], height: int, width: int, room_byte
 
 def least_bytes(levels: Sequence[TileLevel], height: int, width: int) -> int:
     """Memory with which `fastest_plan` has one."""
-    features = _features_bytes(levels, height, width, "float16")
+    features = _features_bytes(levels, height, width, ["float16"] * len(levels))
     at_work = _at_work_bytes(_STRIP_BYTES[-1], levels, width, of_finest=levels[0].blocks)
     return at_work + _below_finest_bytes(features)
 
@@ -92,14 +92,16 @@ def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: 
         neighbours = 1 + 3 / plan.strip_rows(level, width >> n)
         if plan.strip_bytes > _REUSED_BYTES:
             neighbours *= _OF_NEW_MEMORY
-        total += (of_kept + of_others) * neighbours * level.channels**2 * (height >> n) * (width >> n)
-    # Storing in float16 takes two conversions of what is kept: a few hundredths of a convolution each.
-    return total * (1.03 if plan.storage == "float16" else 1)
+        # Storing in float16 takes two conversions of what is kept: a few hundredths of a convolution each.
+        converting = 1.03 if kept.storage == "float16" else 1
+        total += (of_kept + of_others) * neighbours * converting * level.channels**2 * (height >> n) * (width >> n)
+    return total
 
 
 def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> Iterator[TilePlan]:
-    for strip_bytes, storage in itertools.product(_STRIP_BYTES, _ITEM_BYTES):
-        finest, *others = features = _features_bytes(levels, height, width, storage)
+    choices = itertools.product(_STRIP_BYTES, itertools.product(_ITEM_BYTES, repeat=len(levels)))
+    for strip_bytes, storages in choices:
+        finest, *others = features = _features_bytes(levels, height, width, storages)
         room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=1)
         if finest > room:
             # Rows that are not kept are computed from the level below, through all blocks of the finest level.
@@ -109,14 +111,17 @@ def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int
         # Rows of the finest level take the place of those of the level below that they are computed from.
         below = others[0] if others else 0
         share = 1.0 if finest <= room else (room - below) / (finest - below)
-        kept = [Kept(share, max(0.0, min(1.0, (room - finest) / finest)))]
-        kept += [Kept(1.0, max(0.0, min(1.0, (room - size) / size))) for size in others]
-        yield TilePlan(tuple(kept), storage, strip_bytes)
+        shares = (share, *[1.0] * len(others))
+        withins = [max(0.0, min(1.0, (room - size) / size)) for size in features]
+        yield TilePlan(tuple(map(Kept, shares, withins, storages)), strip_bytes)
 
 
-def _features_bytes(levels: Sequence[TileLevel], height: int, width: int, storage: Storage) -> list[int]:
+def _features_bytes(levels: Sequence[TileLevel], height: int, width: int, storages: Sequence[Storage]) -> list[int]:
     """Of each level, what is between two blocks."""
-    return [_ITEM_BYTES[storage] * level.channels * (height >> n) * (width >> n) for n, level in enumerate(levels)]
+    return [
+        _ITEM_BYTES[storage] * level.channels * (height >> n) * (width >> n)
+        for n, (level, storage) in enumerate(zip(levels, storages, strict=True))
+    ]
 
 
 def _below_finest_bytes(features: Sequence[int]) -> int:
@@ -133,7 +138,7 @@ def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], width: int, of
         width: of the padded image.
         of_finest: blocks of the finest level that may have to be computed for one strip.
     """
-    plan = TilePlan((), "float32", strip_bytes)
+    plan = TilePlan((), strip_bytes)
     blocks = (of_finest, *[1] * (len(levels) - 1))
     largest = max(
         _FLOAT_BYTES * level.channels * (width >> n) * (plan.strip_rows(level, width >> n) + _ROWS_OF_A_BLOCK * passed)

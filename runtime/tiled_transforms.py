@@ -6,13 +6,13 @@ pass over all strips that gathers its statistics, and keeps what it computes whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from glc.engines import Array
 from glc.runtime.moments import Moments, group_statistics, merged
 from glc.runtime.tile_layout import GROUPS, NARROW, WIDEN, TileLayout
-from glc.runtime.tile_plan import Kept, TilePlan
+from glc.runtime.tile_plan import Kept, Storage, TilePlan
 from glc.runtime.tiled_features import (
     ComputedLayer,
     GraphLayer,
@@ -57,29 +57,32 @@ class TiledTransforms:
         self._on_progress = on_progress
         self._expected = 1
         self._done = 0
-        self._storing = Storing(partial(self._converted, NARROW), partial(self._converted, WIDEN))
-        if plan.storage == "float32":
-            self._storing = Storing(_itself, _itself)
+        self._storing: Mapping[Storage, Storing] = {
+            "float32": Storing(_itself, _itself),
+            "float16": Storing(partial(self._converted, NARROW), partial(self._converted, WIDEN)),
+        }
 
     def analysis(self, image: Array, q_row: Array, height: int, width: int) -> tuple[Array, Array]:
         """Image (1, h, w, 3) uint8, to be padded to height and width, and q row to y and z indices."""
         levels = self._layout.analysis
+        # The deepest level is kept in whole for its graph, which takes float32.
+        nexts = (*self._plan.kept[1:], Kept(1, 0, "float32"))
         # The last block of a level is gone through with the halving behind it.
         self._expect(height, width, [2 * levels[0].blocks - 1, *(2 * level.blocks for level in levels[1:]), 1])
         layer: ComputedLayer = ImageLayer(self._run, "tile_analysis_start", image, height, width)
         # Of three channels a pixel, and never kept: it costs a fortieth of the next convolution.
         moments = self._gone_through(layer, self._plan.strip_rows(levels[0], width), _nothing)
         features: Layer = layer
-        for number, level in enumerate(levels):
-            kept, prefix = self._plan.kept[number], f"tile_analysis_{number}"
+        for number, (level, kept, kept_next) in enumerate(zip(levels, self._plan.kept, nexts, strict=True)):
+            prefix = f"tile_analysis_{number}"
             rows = self._plan.strip_rows(level, width >> number)
             for block in range(level.blocks):
                 layer = self._block(f"{prefix}_{block}", features, moments, rows, kept)
                 if block + 1 < level.blocks:
-                    features, moments = self._settled(layer, rows, kept.features)
+                    features, moments = self._settled(layer, rows, kept)
             down = GraphLayer(self._run, f"{prefix}_down", layer, Sampling.HALVED)
-            # In strips of as many rows of this level; the next level is always kept in whole.
-            features, moments = self._settled(down, rows // 2, 1)
+            # In strips of as many rows of this level.
+            features, moments = self._settled(down, rows // 2, kept_next)
         whole = features.rows(0, features.height)
         features.forget(features.height)
         results = self._run("tile_analysis_deepest", {"features": whole, "q_row": q_row})
@@ -99,9 +102,9 @@ class TiledTransforms:
             layer: ComputedLayer = GraphLayer(self._run, f"{prefix}_up", features, Sampling.DOUBLED)
             strip = self._plan.strip_rows(level, layer.width)
             for block in range(level.blocks):
-                features, moments = self._settled(layer, strip, kept.features)
+                features, moments = self._settled(layer, strip, kept)
                 layer = self._block(f"{prefix}_{block}", features, moments, strip, kept)
-            features, moments = self._settled(layer, strip, kept.features)
+            features, moments = self._settled(layer, strip, kept)
         if moments is None:
             raise ValueError("a synthesis transform of one level has no tiles")
         _, rows, columns, _ = image.shape
@@ -125,23 +128,21 @@ class TiledTransforms:
         """A residual block, whose hidden features were gone through."""
         first_half = GraphLayer(self._run, f"{prefix}_1", below, Sampling.SAME, group_statistics(moments, GROUPS))
         # Where the layer below is not kept, its room is free for what is within the block.
-        hidden = self._passed(first_half, rows, kept.features if isinstance(below, ImageLayer) else kept.within)
+        share = kept.features if isinstance(below, ImageLayer) else kept.within
+        hidden = PassedLayer(first_half, rows, share, self._storing[kept.storage])
         of_hidden = self._gone_through(first_half, rows, hidden.take)
         statistics = group_statistics(of_hidden, GROUPS)
         return ResidualLayer(self._run, f"{prefix}_2", first_half, hidden, below, statistics)
 
-    def _settled(self, layer: ComputedLayer, rows: int, share: float) -> tuple[Layer, Moments]:
+    def _settled(self, layer: ComputedLayer, rows: int, kept: Kept) -> tuple[Layer, Moments]:
         """Go through a layer; keep what there is room for in place of the layers that it is made of."""
-        kept = self._passed(layer, rows, share)
+        passed = PassedLayer(layer, rows, kept.features, self._storing[kept.storage])
 
         def take(first: int, strip: Array) -> None:
-            kept.take(first, strip)
-            layer.forget(min(first + strip.shape[2], kept.kept_end))
+            passed.take(first, strip)
+            layer.forget(min(first + strip.shape[2], passed.kept_end))
 
-        return kept, self._gone_through(layer, rows, take)
-
-    def _passed(self, layer: ComputedLayer, rows: int, share: float) -> PassedLayer:
-        return PassedLayer(layer, rows, share, self._storing)
+        return passed, self._gone_through(layer, rows, take)
 
     def _gone_through(self, layer: ComputedLayer, strip_rows: int, take: Callable[[int, Array], None]) -> Moments:
         """Compute every strip of a layer, hand it on with the number of its first row, and gather its moments."""

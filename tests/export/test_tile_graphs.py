@@ -21,7 +21,7 @@ from glc.export.synthetic import F8, FACIAL, MINI
 from glc.export.tile_graphs import can_be_tiled, tile_graphs
 from glc.runtime.manifest import CodecConfig, FileEntry, GraphEntry
 from glc.runtime.tile_layout import TileLayout, read_layout
-from glc.runtime.tile_plan import Kept, Storage, TilePlan
+from glc.runtime.tile_plan import Kept, TilePlan
 from glc.runtime.tiled_transforms import TiledTransforms
 
 SMALL_FACIAL = replace(
@@ -76,26 +76,30 @@ def distances(model: GlcModel, tiles: Tiles, plan: TilePlan) -> tuple[float, int
     )
 
 
-ALL, HALF, FEATURES, SOME, NOTHING = Kept(1, 1), Kept(1, 0.5), Kept(1, 0), Kept(0.6, 0), Kept(0, 0)
+ALL = Kept(1, 1, "float32")
+HALVED, HALF, FEATURES = (Kept(1, within, "float16") for within in (1, 0.5, 0))
+SOME, NOTHING = Kept(0.6, 0, "float16"), Kept(0, 0, "float32")
 
 
 @pytest.mark.parametrize(
-    ("storage", "finest", "others"),
+    ("finest", "others", "largest"),
     [
-        ("float32", ALL, ALL),
-        ("float32", NOTHING, ALL),
-        ("float16", ALL, ALL),
-        ("float16", HALF, HALF),
-        ("float16", SOME, FEATURES),
-        ("float16", NOTHING, FEATURES),
+        (ALL, ALL, 1e-5),
+        (NOTHING, ALL, 1e-5),
+        (HALVED, HALVED, 3e-3),
+        (HALVED, ALL, 3e-3),
+        (HALF, HALF, 3e-3),
+        (SOME, FEATURES, 3e-3),
+        (SOME, ALL, 3e-3),
+        (NOTHING, FEATURES, 3e-3),
     ],
 )
 def test_every_plan_gives_the_whole_image(
-    mini_model: GlcModel, mini_tiles: Tiles, storage: Storage, finest: Kept, others: Kept
+    mini_model: GlcModel, mini_tiles: Tiles, finest: Kept, others: Kept, largest: float
 ) -> None:
-    plan = TilePlan((finest, others, others, others), storage, STRIP_BYTES)
+    plan = TilePlan((finest, others, others, others), STRIP_BYTES)
     of_y, indices, of_pixels = distances(mini_model, mini_tiles, plan)
-    assert of_y < (1e-5 if storage == "float32" else 3e-3)
+    assert of_y < largest
     assert indices == 0
     assert of_pixels <= 1
 
@@ -104,7 +108,7 @@ def test_every_plan_gives_the_whole_image(
 def test_other_configurations_are_tiled_too(config: ModelConfig) -> None:
     model = synthetic_model(config)
     levels = len(config.channel_multipliers) - 1
-    plan = TilePlan((ALL,) * levels, "float32", STRIP_BYTES)
+    plan = TilePlan((ALL,) * levels, STRIP_BYTES)
     of_y, indices, of_pixels = distances(model, Tiles(model), plan)
     assert of_y < 1e-5
     assert indices == 0

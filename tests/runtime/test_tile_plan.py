@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from glc.runtime.tile_layout import TileLevel
-from glc.runtime.tile_plan import fastest_plan, least_bytes, operations
+from glc.runtime.tile_plan import Kept, fastest_plan, least_bytes, operations
 
 NATURAL = (TileLevel(3, 128), TileLevel(3, 256), TileLevel(3, 256), TileLevel(3, 512))
 EIGHT_K = (4352, 7680)
@@ -17,8 +17,19 @@ GIB = 1 << 30
 def test_with_room_all_is_kept_in_float32() -> None:
     plan = fastest_plan(NATURAL, 1536, 2048, 16 * GIB)
     assert plan is not None
-    assert plan.storage == "float32"
-    assert all((kept.features, kept.within) == (1, 1) for kept in plan.kept)
+    assert all(kept == Kept(1, 1, "float32") for kept in plan.kept)
+
+
+def test_levels_below_stay_in_float32_where_the_finest_fits_in_float16() -> None:
+    plan = fastest_plan(NATURAL, 1536, 2048, int(2.5 * GIB))
+    assert plan is not None
+    assert plan.kept == (Kept(1, 1, "float16"), *[Kept(1, 1, "float32")] * 3)
+
+
+def test_a_level_is_kept_in_float16_where_the_levels_below_the_finest_would_not_fit() -> None:
+    plan = fastest_plan(NATURAL, *EIGHT_K, least_bytes(NATURAL, *EIGHT_K))
+    assert plan is not None
+    assert [kept.storage for kept in plan.kept[:3]] == ["float16"] * 3
 
 
 def test_less_memory_never_takes_fewer_operations() -> None:
