@@ -86,6 +86,7 @@ def test_a_run_moves_the_encoder_alone_and_goes_on(tmp_path: Path, photos: Path,
     encoder, merged = tmp_path / "restore.safetensors", tmp_path / "merged.safetensors"
     write_encoder(trainer.weights_file, encoder)
     held = safetensors.torch.load_file(encoder)
+    assert {"q_enc", "hyper_enc.1.weight"} < set(held)
     assert set(held) == {name for name in before if name.startswith(TRAINED)}
     merge_encoder(checkpoint, encoder, merged)
     joined = safetensors.torch.load_file(merged)

@@ -55,7 +55,6 @@ class Training(nn.Module, ABC):
         self.model = model
         self.hyper_vq = TrainedCodebook(model.z_vq)
         self._recipe = recipe
-        self._distortion = ImageDistortion(recipe)
         self._masks = lru_cache(maxsize=8)(part_masks)
         # Convolutions in bfloat16 train faster on channels_last; the transform coding stays as it is.
         use_fast_norms(model.vqgan)
@@ -94,21 +93,13 @@ class Training(nn.Module, ABC):
         l_hat = model.dec(walked.y_hat, model.q_dec[quality])
         return Coded(l_hat, walked.bits, walked.hyper_bits, z)
 
-    def _rate_and_distortion(self, coded: Coded, distortion: Distortion, quality: Tensor, x: Tensor) -> StepResult:
-        """What a picture costs, in bits and in errors: the published objective, by the image lambdas."""
-        bpp = coded.bits / (x.shape[2] * x.shape[3])
-        lambdas = torch.tensor(self._recipe.image_lambdas)[quality]
-        # Divided by the root of lambda: otherwise the highest quality's gradients drown the lowest's.
-        loss = ((bpp + lambdas * distortion.total) * (lambdas.mean() / lambdas).sqrt()).mean()
-        numbers = {"loss": float(loss.detach()), "bpp": float(bpp.detach().mean())}
-        return StepResult(loss, numbers | distortion.numbers())
-
 
 class Stages(Training):
     """A new model from nothing: adds the latent codebook and what predicts it."""
 
     def __init__(self, model: GlcModel, recipe: Recipe) -> None:
         super().__init__(model, recipe)
+        self._distortion = ImageDistortion(recipe)
         self.latent_codebook = Codebook(recipe.latent_codebook_entries, model.config.latent_channels)
         self.latent_vq = TrainedCodebook(self.latent_codebook)
         self.code_predictor = _code_predictor(model.config.latent_channels, recipe.latent_codebook_entries)
@@ -170,6 +161,15 @@ class Stages(Training):
         loss = result.loss + self._hyper_loss(coded, x)
         more = {"loss": float(loss.detach()), "entropy_z": float(coded.z.entropy.detach())}
         return StepResult(loss, result.numbers | more)
+
+    def _rate_and_distortion(self, coded: Coded, distortion: Distortion, quality: Tensor, x: Tensor) -> StepResult:
+        """What a picture costs, in bits and in errors: the published objective, by the image lambdas."""
+        bpp = coded.bits / (x.shape[2] * x.shape[3])
+        lambdas = torch.tensor(self._recipe.image_lambdas)[quality]
+        # Divided by the root of lambda: otherwise the highest quality's gradients drown the lowest's.
+        loss = ((bpp + lambdas * distortion.total) * (lambdas.mean() / lambdas).sqrt()).mean()
+        numbers = {"loss": float(loss.detach()), "bpp": float(bpp.detach().mean())}
+        return StepResult(loss, numbers | distortion.numbers())
 
     def _hyper_loss(self, coded: Coded, x: Tensor) -> Tensor:
         """What makes the hyper latent tell all that it can: its rate is fixed, and the preview shows nothing else."""

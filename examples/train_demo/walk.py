@@ -8,6 +8,7 @@ what makes it differentiable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,6 @@ from glc.runtime.spatial_walk import PART_OFFSETS, PARTS
 
 SMALLEST_SCALE = 0.11
 """The smallest scale of the bundle's table: below it nothing is saved."""
-_LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +98,7 @@ def noisy_bits(residuals: Tensor, scales: Tensor) -> Tensor:
     """Bits of each element under a normal distribution, uniform noise standing in for rounding."""
     noisy = (residuals + torch.rand_like(residuals) - 0.5).abs()
     s = lower_bound(scales, SMALLEST_SCALE)
-    # The symmetric tail keeps the digits of small probabilities.
-    probability = torch.special.ndtr((0.5 - noisy) / s) - torch.special.ndtr((-0.5 - noisy) / s)
-    return -torch.log2(lower_bound(probability, _LEAST_PROBABILITY))
+    # In logarithms of the symmetric tail: a residual far out of its scale still has a gradient that leads back.
+    inner, outer = (torch.special.log_ndtr((edge - noisy) / s) for edge in (0.5, -0.5))
+    bits: Tensor = -(inner + torch.log1p(-torch.exp(outer - inner))) / math.log(2)
+    return bits
