@@ -171,7 +171,10 @@ class OvLoader(HostLoader):
 
     def _engine(self, compiled: Compiled, settings: Mapping[str, Any]) -> OvEngine:
         hint = settings["INFERENCE_PRECISION_HINT"]
-        given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        try:
+            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        except RuntimeError as error:
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
         if given != hint:
             raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
         return OvEngine(compiled, sparing=self._sparing)
