@@ -22,20 +22,32 @@ class TappedLoader(HostLoader):
         """
         self._inner, self._replaced = inner, replaced
         self.name, self.fingerprint = inner.name, inner.fingerprint
+        self.strips_take_half = isinstance(inner, HostLoader) and inner.strips_take_half
         self.fetched: dict[str, Array] = {}
         """What the coder fetched last."""
 
     def sparing(self) -> TappedLoader:
         """See `HostLoader.sparing`."""
-        if not isinstance(self._inner, HostLoader):
-            raise EngineUnavailable(f"{self.fingerprint} is not an engine on the CPU")
-        loader = TappedLoader(self._inner.sparing(), self._replaced)
+        loader = TappedLoader(self._host().sparing(), self._replaced)
         loader.fetched = self.fetched
         return loader
+
+    def recall(self, sha256: str, *, exact: bool) -> Engine | None:
+        """See `HostLoader.recall`."""
+        return None if sha256 in self._replaced else self._host().recall(sha256, exact=exact)
+
+    def load_strips(self, graph: bytes) -> Engine:
+        """See `StripLoader.load_strips`."""
+        return self._host().load_strips(graph)
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """See `EngineLoader.load`."""
         return self._inner.load(self._replaced.get(hashlib.sha256(graph).hexdigest(), graph), exact=exact)
+
+    def _host(self) -> HostLoader:
+        if not isinstance(self._inner, HostLoader):
+            raise EngineUnavailable(f"{self.fingerprint} is not an engine on the CPU")
+        return self._inner
 
     @contextlib.contextmanager
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:

@@ -141,9 +141,9 @@ def _run(run: TileRun) -> TileResult:
             return TileResult(seconds, peak, "one piece", 0)
         layout = bundle.tile_layout()
         level = (layout.synthesis if run.decode else layout.analysis)[0]
-        width = np.load(folder / "image.npy", mmap_mode="r").shape[1]
         multiple = 4 * bundle.manifest.config.downsampling
-        rows = plan.strip_rows(level, -(-width // multiple) * multiple)
+        height, width, _ = np.load(folder / "image.npy", mmap_mode="r").shape
+        rows = plan.strip_rows(level, *(-(-side // multiple) * multiple for side in (height, width)))
     kept = ", ".join(f"{one.features:.0%}/{one.within:.0%} in {one.storage}" for one in plan.kept)
     return TileResult(seconds, peak, kept, rows)
 

@@ -22,6 +22,7 @@ except ImportError as error:
 from glc.engines.ov_cache import Cache, Compiled
 from glc.engines.ov_group_norm import merge_group_norms
 from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
+from glc.engines.ov_strips import OvStripEngine, keep_sums_apart
 from glc.engines.ov_upsampling import merge_upsampling
 
 _DEVICE = "CPU"
@@ -100,6 +101,7 @@ class OvLoader(HostLoader):
     """OpenVINO's CPU device; compiled graphs are kept in `ov_cache.cache_folder`."""
 
     name = "openvino"
+    strips_take_half = True
 
     def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
         self._threads = threads or available_threads()
@@ -134,7 +136,10 @@ class OvLoader(HostLoader):
         """Take a compiled graph from the cache; see `HostLoader.recall`."""
         settings, way = self._settings(exact=exact), self._way(exact=exact)
         compiled = self._cache.recalled(sha256, settings, way)
-        return None if compiled is None else self._engine(compiled, settings)
+        if compiled is None:
+            return None
+        _require_precision(compiled.model, settings)
+        return OvEngine(compiled, sparing=self._sparing)
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
@@ -143,17 +148,39 @@ class OvLoader(HostLoader):
         if recalled is not None:
             return recalled
         settings = self._settings(exact=exact)
+        source = self._read(graph, exact=exact)
+        compiled = Compiled(self._compiled(source, settings), *_specs(source))
+        engine = OvEngine(compiled, sparing=self._sparing)
+        self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
+        return engine
+
+    def load_strips(self, graph: bytes) -> Engine:
+        """Load a graph for strips; see `HostLoader.load_strips`. Compiling takes less than a strip, and is not kept."""
+        source, settings = self._read(graph, exact=False), self._settings(exact=False)
+        inputs, outputs = _specs(source)
+        keep_sums_apart(source)
+        return OvStripEngine(
+            source,
+            inputs,
+            outputs,
+            lambda model: self._compiled(model, settings),
+        )
+
+    def _read(self, graph: bytes, *, exact: bool) -> openvino.Model:
         try:
             source = self._core.read_model(graph)
             self._rewrite(source, exact=exact)
-            model = self._core.compile_model(source, _DEVICE, settings)
-            # The compiled model adds names of fused operations to those of the file.
-            compiled = Compiled(model, tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs)))
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
-        engine = self._engine(compiled, settings)
-        self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
-        return engine
+        return source
+
+    def _compiled(self, source: openvino.Model, settings: Mapping[str, Any]) -> openvino.CompiledModel:
+        try:
+            model = self._core.compile_model(source, _DEVICE, dict(settings))
+        except (RuntimeError, TypeError) as error:
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+        _require_precision(model, settings)
+        return model
 
     def _settings(self, *, exact: bool) -> dict[str, Any]:
         return {
@@ -169,16 +196,6 @@ class OvLoader(HostLoader):
             return f"exact in {self.exact_precision}"
         return f"{self._precision}, merged upsampling and group norms"
 
-    def _engine(self, compiled: Compiled, settings: Mapping[str, Any]) -> OvEngine:
-        hint = settings["INFERENCE_PRECISION_HINT"]
-        try:
-            given = compiled.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        except RuntimeError as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
-        if given != hint:
-            raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
-        return OvEngine(compiled, sparing=self._sparing)
-
     def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
         """Give a graph the types that it is computed in, and forms that are faster here."""
         if exact:
@@ -193,6 +210,22 @@ class OvLoader(HostLoader):
         wide = merge_group_norms(source)
         if self._precision == "f16":
             narrow(source, wide | codebook_search(source))
+
+
+def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any]) -> None:
+    """Raise EngineUnavailable where OpenVINO took another precision than it was asked for."""
+    hint = settings["INFERENCE_PRECISION_HINT"]
+    try:
+        given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    except RuntimeError as error:
+        raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+    if given != hint:
+        raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
+
+
+def _specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a graph; compiled, it has further names, of fused operations."""
+    return tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs))
 
 
 def _spec(port: Any) -> TensorSpec:

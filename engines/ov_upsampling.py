@@ -36,16 +36,18 @@ def merge_upsampling(model: openvino.Model) -> int:
     for convolution in model.get_ordered_ops():
         if convolution.get_type_name() != "Convolution":
             continue
-        resize = convolution.input_value(0).get_node()
+        resize, cropped = _uncropped(convolution.input_value(0).get_node())
         weights = _weights(convolution)
-        if weights is None or not _doubles(resize) or not _keeps_size(convolution, weights.shape[2:]):
+        pads = _pads(convolution)
+        if weights is None or weights.shape[2:] != (3, 3) or pads is None or not _doubles(resize):
             continue
         transposed = ops.convolution_backprop_data(
             resize.input_value(0),
             ops.constant(_transposed(weights)),
             strides=[2, 2],
-            pads_begin=[1, 1],
-            pads_end=[1, 1],
+            # Each row that the convolution does not pad, or does not see, the transposed one leaves out.
+            pads_begin=[2 - pads[0] + cropped, 2 - pads[1]],
+            pads_end=[2 - pads[0] + cropped, 2 - pads[1]],
             dilations=[1, 1],
             name=convolution.get_friendly_name(),
         )
@@ -73,11 +75,24 @@ def _doubles(node: Any) -> bool:
     )
 
 
-def _keeps_size(convolution: Any, kernel: tuple[int, ...]) -> bool:
-    """Whether it is 3x3 with a border of one zero."""
+def _uncropped(node: Any) -> tuple[Any, int]:
+    """What stands before a Slice that takes a row off at both ends, and how many rows are taken off."""
+    if node.get_type_name() == "Slice" and node.get_input_size() == 5:
+        bounds = [value.get_node() for value in node.input_values()[1:]]
+        if all(bound.get_type_name() == "Constant" for bound in bounds):
+            first, end, step, axis = (bound.get_data().tolist() for bound in bounds)
+            if (first, end, step, axis) == ([1], [-1], [1], [2]):
+                return node.input_value(0).get_node(), 1
+    return node, 0
+
+
+def _pads(convolution: Any) -> tuple[int, int] | None:
+    """Rows and columns of zeros, 0 or 1, the same at both ends; None for what is otherwise not a plain convolution."""
     kind = convolution.get_attributes()
-    ones = [kind[name] == [1, 1] for name in ("strides", "dilations", "pads_begin", "pads_end")]
-    return kernel == (3, 3) and all(ones) and kind["auto_pad"] == "explicit"
+    pads = kind["pads_begin"]
+    if kind["strides"] != [1, 1] or kind["dilations"] != [1, 1] or kind["auto_pad"] != "explicit":
+        return None
+    return (pads[0], pads[1]) if pads == kind["pads_end"] and set(pads) <= {0, 1} else None
 
 
 def _weights(convolution: Any) -> NDArray[np.float64] | None:

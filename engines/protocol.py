@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -211,15 +212,41 @@ class EngineLoader(Protocol):
         ...
 
 
-class HostLoader:
+class StripLoader(EngineLoader, Protocol):
+    """A loader for images that are computed strip by strip."""
+
+    @property
+    def strips_take_half(self) -> bool:
+        """Whether float32 features of a strip may be given as float16, at no cost."""
+        ...
+
+    def load_strips(self, graph: bytes) -> Engine:
+        """Load a graph that is given strips of an image, nearly all of one shape; for one thread at a time.
+
+        Args:
+            graph: a serialised ONNX graph, never an exact one.
+
+        Raises:
+            EngineRejectedGraph: as `EngineLoader.load`.
+        """
+        ...
+
+
+class HostLoader(ABC):
     """Base of loaders whose engines compute on arrays in the CPU's memory."""
 
     on_device = False
     target: TargetKey | None = None
+    strips_take_half = False
+    """See `StripLoader.strips_take_half`."""
     exact_precision = "f32"
     """Of exact graphs, whatever is asked for: one that holds their integers (docs/exact-arithmetic.md)."""
 
-    def sparing(self) -> EngineLoader:
+    @abstractmethod
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
+        """Load a serialised ONNX graph; see `EngineLoader.load`."""
+
+    def sparing(self) -> StripLoader:
         """A loader like this one whose engines give back after each run what the run took.
 
         Raises:
@@ -238,6 +265,10 @@ class HostLoader:
             None where there is none.
         """
         return None
+
+    def load_strips(self, graph: bytes) -> Engine:
+        """Load a graph for strips of an image; see `StripLoader.load_strips`."""
+        return self.load(graph)
 
     @contextlib.contextmanager
     def workspace(self, on_stage: StageListener | None) -> Iterator[Workspace]:
@@ -285,7 +316,7 @@ def _array(tensor: Tensor) -> Array:
     return tensor
 
 
-def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> None:
+def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Tensor]) -> None:
     """Compare feeds with what an engine expects, once, at the seam.
 
     Raises:

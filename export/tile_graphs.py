@@ -10,8 +10,8 @@
     tile_synthesis_<level>_<block>_1, _2               as above
     tile_synthesis_end                features         -> image rows
 
-A GroupNorm's statistics are those of the whole image, so they are inputs; each graph tells mean and variance of every
-channel of the rows that it gives, from which the next statistics are made. The deepest level, 1/f^2 of the
+A GroupNorm's statistics are those of the whole image, so they are inputs; each graph tells mean and length of every
+row that it gives, from which the next statistics are made. The deepest level, 1/f^2 of the
 positions, stays in one piece.
 """
 
@@ -73,7 +73,7 @@ def _analysis(model: GlcModel) -> Iterator[tuple[str, bytes]]:
         channels = convolution.out_channels
         yield f"tile_analysis_{level}_down", down(f"tile_analysis_{level}_down", convolution)
     rows, columns = config.ragged_latent
-    inputs = (GraphInput("features", torch.zeros((1, channels, rows, columns)), (2, 3)), _q_row(config))
+    inputs = (GraphInput("features", torch.zeros((1, rows, columns, channels)), (1, 2)), _q_row(config))
     yield "tile_analysis_deepest", to_onnx(_DeepestAnalysis(model, list(blocks)), inputs, ("y", "z_indices"))
 
 
@@ -123,7 +123,7 @@ class _DeepestAnalysis(nn.Module):
         self.analysis = Analysis(model)
 
     def forward(self, features: Tensor, q_row: Tensor) -> tuple[Tensor, Tensor]:
-        latent = self.blocks(features)
+        latent = self.blocks(features.permute(0, 3, 1, 2))
         return self.analysis.coded(latent if self.quant_conv is None else self.quant_conv(latent), q_row)
 
 
@@ -138,7 +138,8 @@ class _DeepestSynthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, q_row: Tensor) -> Tensor:
         latent = self.dec(y_hat, q_row)
-        return self.blocks(latent if self.post_quant_conv is None else self.post_quant_conv(latent))
+        features: Tensor = self.blocks(latent if self.post_quant_conv is None else self.post_quant_conv(latent))
+        return features.permute(0, 2, 3, 1)
 
 
 def _q_row(config: ModelConfig) -> GraphInput:

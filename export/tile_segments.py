@@ -1,8 +1,8 @@
 """Pieces of analysis and synthesis between two GroupNorms, built node by node as ONNX graphs (docs/bundle.md, "Tiles").
 
-Each takes some rows of its input with the neighbours that its convolution needs, and gives the rows `rows[0]` up to
-`rows[1]` of what it computes of them, with mean and variance of every channel. Rows at an end that is not the image's
-end are wrong, for they saw zeros in place of their neighbours: `rows` leaves them out.
+Each takes some rows of its input with the neighbours that its convolution needs, and gives the rows that it computes of
+them, with two moments of every row. Features have their channels last, so that rows lie in one piece, in memory as for
+convolutions in 16 bits. Beyond the image a reader gives any rows, and says so in `inside`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from glc.runtime.tile_layout import (
     second_half_signature,
     start_signature,
 )
+
+_TO_PLANES, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 class _Nodes:
@@ -54,67 +56,81 @@ class _Nodes:
         return self.constant(np.array(sizes, np.int64))
 
     def group_norm(self, x: str, norm: nn.GroupNorm) -> str:
-        """GroupNorm with the statistics of the inputs `mean` and `inverse_deviation`, one for each group."""
+        """GroupNorm with the statistics of the inputs `mean` and `inverse_deviation`, one for each group.
+
+        Rows that are not `inside` become zeros, and stay zeros behind swish: what a convolution sees beyond the image.
+        """
         by_group = (norm.num_groups, norm.num_channels // norm.num_groups)
         scale = self.add("Mul", self.constant(norm.weight.reshape(by_group)), "inverse_deviation")
         shift = self.add("Sub", self.constant(norm.bias.reshape(by_group)), self.add("Mul", "mean", scale))
-        channels = self.shape(1, norm.num_channels, 1, 1)
-        scaled = self.add("Mul", x, self.add("Reshape", scale, channels))
-        return self.add("Add", scaled, self.add("Reshape", shift, channels))
+        channels, inside = self.shape(1, 1, 1, norm.num_channels), self.inside()
+        scales, shifts = (self.add("Mul", self.add("Reshape", one, channels), inside) for one in (scale, shift))
+        return self.add("Add", self.add("Mul", x, scales), shifts)
+
+    def inside(self) -> str:
+        """Ones for rows of the image, zeros for rows beyond it: (1, rows, 1, 1)."""
+        return self.add("Reshape", "inside", self.shape(1, -1, 1, 1))
 
     def swish(self, x: str) -> str:
         return self.add("Mul", x, self.add("Sigmoid", x))
 
-    def convolution(self, x: str, convolution: nn.Conv2d, pads: Sequence[int] | None = None) -> str:
-        """Convolve; `pads` (top, left, bottom, right) take the place of the module's own."""
+    def planes(self, x: str) -> str:
+        """(1, rows, columns, C) to (1, C, rows, columns)."""
+        return self.add("Transpose", x, perm=_TO_PLANES)
+
+    def convolution(self, x: str, convolution: nn.Conv2d, columns: tuple[int, int] | None = None) -> str:
+        """Convolve (1, C, rows, columns) to (1, C', rows, columns).
+
+        Args:
+            x: with the rows that the kernel sees above and below.
+            convolution: weights, strides, and columns of zeros on both sides.
+            columns: of zeros on the left and on the right, in place of the module's own.
+        """
         if convolution.bias is None:
             raise ValueError("a convolution of GLC has a bias")
-        rows, columns = (int(size) for size in convolution.padding)
+        left, right = columns or (int(convolution.padding[1]),) * 2
         return self.add(
             "Conv",
             x,
             self.constant(convolution.weight),
             self.constant(convolution.bias),
-            pads=list(pads or (rows, columns, rows, columns)),
+            pads=[0, left, 0, right],
             strides=list(convolution.stride),
         )
 
-    def chosen_rows(self, x: str) -> str:
-        self.nodes.append(helper.make_node("Split", ["rows"], ["first_row", "end_row"], axis=0, num_outputs=2))
-        return self.add("Slice", x, "first_row", "end_row", self.constant(np.array([2], np.int32)))
-
     def features(self, x: str) -> None:
-        """Make the chosen rows of x the results, with mean and variance of each channel."""
-        rows = self.chosen_rows(x)
-        self.add("Identity", rows, gives="result")
-        axes = self.shape(2, 3)
-        mean = self.add("ReduceMean", rows, axes, gives="result_mean", keepdims=1)
-        # About the mean: the difference of two large sums would lose what float32 holds.
-        distance = self.add("Sub", rows, mean)
-        self.add("ReduceMean", self.add("Mul", distance, distance), axes, gives="result_variance", keepdims=1)
+        """Make (1, C, rows, columns) the result, with mean and Euclidean length of every row of each channel."""
+        self.add("Transpose", x, gives="result", perm=_TO_CHANNELS_LAST)
+        columns = self.shape(3)
+        self.add("ReduceMean", x, columns, gives="row_means", keepdims=1)
+        self.add("ReduceL2", x, columns, gives="row_lengths", keepdims=1)
 
 
 def start(name: str, convolution: nn.Conv2d) -> bytes:
     """Pixels to features."""
     nodes = _Nodes()
-    pixels = nodes.add("Transpose", nodes.add("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+    pixels = nodes.add("Cast", "image", to=TensorProto.FLOAT)
     x = nodes.add("Sub", nodes.add("Mul", pixels, nodes.number(2 / 255)), nodes.number(1))
-    nodes.features(nodes.convolution(x, convolution))
+    nodes.features(nodes.convolution(nodes.planes(nodes.add("Mul", x, nodes.inside())), convolution))
     return _graph(name, nodes, start_signature(convolution.out_channels))
 
 
 def first_half(name: str, block: ResidualBlock) -> bytes:
     """GroupNorm, swish, convolution: up to the second GroupNorm of a residual block."""
     nodes = _Nodes()
-    nodes.features(nodes.convolution(nodes.swish(nodes.group_norm("features", block.norm1)), block.conv1))
+    x = nodes.swish(nodes.group_norm("features", block.norm1))
+    nodes.features(nodes.convolution(nodes.planes(x), block.conv1))
     return _graph(name, nodes, first_half_signature(block.conv1.in_channels, block.conv1.out_channels))
 
 
 def second_half(name: str, block: ResidualBlock) -> bytes:
     """GroupNorm, swish, convolution, plus identity."""
     nodes = _Nodes()
-    branch = nodes.convolution(nodes.swish(nodes.group_norm("features", block.norm2)), block.conv2)
-    identity = "residual" if block.conv_out is None else nodes.convolution("residual", block.conv_out)
+    x = nodes.swish(nodes.group_norm("features", block.norm2))
+    branch = nodes.convolution(nodes.planes(x), block.conv2)
+    identity = nodes.planes("residual")
+    if block.conv_out is not None:
+        identity = nodes.convolution(identity, block.conv_out)
     nodes.features(nodes.add("Add", identity, branch))
     return _graph(name, nodes, second_half_signature(block.conv2.out_channels, block.conv1.in_channels))
 
@@ -122,24 +138,25 @@ def second_half(name: str, block: ResidualBlock) -> bytes:
 def down(name: str, convolution: nn.Conv2d) -> bytes:
     """Halve both sides."""
     nodes = _Nodes()
-    nodes.features(nodes.convolution("features", convolution, (0, 0, 1, 1)))
+    nodes.features(nodes.convolution(nodes.planes("features"), convolution, (0, 1)))
     return _graph(name, nodes, resampling_signature(convolution.out_channels))
 
 
 def up(name: str, convolution: nn.Conv2d) -> bytes:
     """Double both sides."""
     nodes = _Nodes()
-    scales = nodes.constant(np.array([1, 1, 2, 2], np.float32))
     doubled = nodes.add(
         "Resize",
-        "features",
+        nodes.planes("features"),
         "",
-        scales,
+        nodes.constant(np.array([1, 1, 2, 2], np.float32)),
         coordinate_transformation_mode="asymmetric",
         mode="nearest",
         nearest_mode="floor",
     )
-    nodes.features(nodes.convolution(doubled, convolution))
+    # Of the rows above and below, doubled too, a convolution sees one.
+    first, end, axis = (nodes.shape(n) for n in (1, -1, 2))
+    nodes.features(nodes.convolution(nodes.add("Slice", doubled, first, end, axis), convolution))
     return _graph(name, nodes, resampling_signature(convolution.out_channels))
 
 
@@ -149,12 +166,12 @@ def end(name: str, norm: nn.GroupNorm, convolution: nn.Conv2d, swish: Sequence[n
     x = nodes.group_norm("features", norm)
     for _ in swish:
         x = nodes.swish(x)
-    rows = nodes.chosen_rows(nodes.convolution(x, convolution))
-    bounded = nodes.add("Clip", rows, nodes.number(-1), nodes.number(1))
+    x = nodes.convolution(nodes.planes(x), convolution)
+    bounded = nodes.add("Clip", x, nodes.number(-1), nodes.number(1))
     half = nodes.number(0.5)
     unit = nodes.add("Add", nodes.add("Mul", bounded, half), half)
     pixels = nodes.add("Round", nodes.add("Mul", unit, nodes.number(255)))
-    nodes.add("Cast", nodes.add("Transpose", pixels, perm=[0, 2, 3, 1]), gives="image", to=TensorProto.UINT8)
+    nodes.add("Cast", nodes.add("Transpose", pixels, perm=_TO_CHANNELS_LAST), gives="image", to=TensorProto.UINT8)
     return _graph(name, nodes, end_signature(convolution.in_channels))
 
 

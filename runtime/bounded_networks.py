@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, EngineLoader, HostLoader, StageListener, Tensor, Workspace
+from glc.engines import Array, Engine, EngineLoader, HostLoader, StageListener, Tensor, Workspace
 from glc.errors import MemoryLimitTooSmall
 from glc.runtime.bundle import Bundle
 from glc.runtime.memory_limit import (
@@ -73,7 +73,8 @@ class BoundedNetworks(Networks):
             raise ValueError(f"memory_limit_bytes must be positive; got {limit_bytes}")
         if not isinstance(loader, HostLoader):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
-        super().__init__(bundle, loader.sparing(), on_stage)
+        self._sparing = loader.sparing()
+        super().__init__(bundle, self._sparing, on_stage)
         self.layout = bundle.tile_layout()
         reuse_memory()
         self.limit_bytes = limit_bytes
@@ -94,6 +95,11 @@ class BoundedNetworks(Networks):
             give_back()  # what glibc kept of earlier runs, where it leaves too little
         return super().run(graph, feeds)
 
+    def _loaded(self, graph: str, sha256: str, *, exact: bool) -> Engine:
+        if graph in self.bundle.manifest.tiles and own_name(graph) not in _DEEPEST.values():
+            return self._sparing.load_strips(self.bundle.graph(graph)[1])
+        return super()._loaded(graph, sha256, exact=exact)
+
     def room_bytes(self) -> int:
         """What this process may still take."""
         return self.limit_bytes - resident_bytes()
@@ -111,6 +117,11 @@ class BoundedNetworks(Networks):
             return True
         self.free()
         return needed_bytes <= self.room_bytes()
+
+    @property
+    def takes_half(self) -> bool:
+        """Whether tile graphs take features of float16 as they are."""
+        return self._sparing.strips_take_half
 
     def free(self) -> None:
         """Free every loaded graph."""
@@ -229,7 +240,9 @@ class BoundedPassage(Passage):
         def run_tile(tile: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
             return self._networks.run(tile if tile in (NARROW, WIDEN) else beside(tile, graph), feeds)
 
-        return TiledTransforms(bounded.layout, plan, run_tile, bounded.free, bounded.on_progress)
+        return TiledTransforms(
+            bounded.layout, plan, run_tile, bounded.free, bounded.on_progress, takes_half=bounded.takes_half
+        )
 
 
 def _as_input(q_row: Latent) -> NDArray[np.float32]:

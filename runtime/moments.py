@@ -1,4 +1,4 @@
-"""Mean and variance of feature channels, gathered strip by strip: what GroupNorm needs of a whole image."""
+"""Mean and variance of feature channels, gathered row by row: what GroupNorm needs of a whole image."""
 
 from __future__ import annotations
 
@@ -15,25 +15,44 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RowMoments:
+    """Of each row of each channel, over its columns."""
+
+    means: NDArray[np.float64]
+    """(rows, C)."""
+    squares: NDArray[np.float64]
+    """(rows, C): means of the squares."""
+
+    @classmethod
+    def of_results(cls, results: Mapping[str, Array], columns: int) -> RowMoments:
+        """Take them from what a tile graph gives: `row_means` and `row_lengths`, (1, C, rows, 1) float32 each."""
+        means, lengths = (results[name][0, :, :, 0].T.astype(np.float64) for name in ("row_means", "row_lengths"))
+        return cls(means, lengths**2 / columns)
+
+    def chosen(self, first: int, end: int) -> RowMoments:
+        """Those of some rows."""
+        return RowMoments(self.means[first:end], self.squares[first:end])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """Of each channel over the same elements."""
 
-    count: int
-    """Elements of one channel."""
     mean: NDArray[np.float64]
     """(C,)."""
     variance: NDArray[np.float64]
     """(C,), about the mean."""
 
 
-def merged(parts: Sequence[Moments]) -> Moments:
-    """Moments of several parts taken together, in float64."""
-    count = sum(part.count for part in parts)
-    weights = np.array([part.count for part in parts], np.float64)[:, None] / count
-    means = np.stack([part.mean for part in parts])
-    mean = np.sum(weights * means, axis=0)
-    within = np.stack([part.variance for part in parts])
-    return Moments(count, mean, np.sum(weights * (within + (means - mean) ** 2), axis=0))
+def merged(parts: Sequence[RowMoments]) -> Moments:
+    """Moments of rows taken together, in float64.
+
+    The variance is a difference of squares, as in engines/ov_group_norm.py: its relative error is that of a float32
+    times (mean / deviation)^2, less what rows level out among each other.
+    """
+    mean = np.concatenate([part.means for part in parts]).mean(axis=0)
+    square = np.concatenate([part.squares for part in parts]).mean(axis=0)
+    return Moments(mean, np.maximum(square - mean**2, 0))
 
 
 def group_statistics(moments: Moments, groups: int) -> Mapping[str, Array]:

@@ -113,14 +113,8 @@ class Networks:
     def _load(self, graph: str) -> Engine:
         cases = self.bundle.conformance(graph)
         entry = self.bundle.entry(graph)
-        engine = None
-        if isinstance(self._loader, HostLoader):
-            with _naming(graph):
-                engine = self._loader.recall(entry.file.sha256, exact=cases is not None)
-        if engine is None:
-            _, content = self.bundle.graph(graph, self._loader.target)
-            with _naming(graph):
-                engine = self._loader.load(content, exact=cases is not None)
+        with _naming(graph):
+            engine = self._loaded(graph, entry.file.sha256, exact=cases is not None)
         if (engine.inputs, engine.outputs) != (entry.inputs, entry.outputs):
             found = ", ".join(map(str, engine.inputs + engine.outputs))
             expected = ", ".join(map(str, entry.inputs + entry.outputs))
@@ -131,6 +125,15 @@ class Networks:
             with _naming(graph):
                 require_conformance(graph, engine, self._loader.fingerprint, cases)
         return engine
+
+    def _loaded(self, graph: str, sha256: str, *, exact: bool) -> Engine:
+        """Load a graph of which nothing is known to be right yet."""
+        if isinstance(self._loader, HostLoader):
+            engine = self._loader.recall(sha256, exact=exact)
+            if engine is not None:
+                return engine
+        _, content = self.bundle.graph(graph, self._loader.target)
+        return self._loader.load(content, exact=exact)
 
 
 class Passage:

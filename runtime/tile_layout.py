@@ -36,65 +36,74 @@ class TileLayout:
     synthesis: tuple[TileLevel, ...]
 
 
-def features(name: str, channels: int | None) -> TensorSpec:
-    """Specification of features with free height and width."""
-    return TensorSpec(name, "float32", (None if channels is None else 1, channels, None, None))
+def features(name: str, channels: int) -> TensorSpec:
+    """Specification of features (1, rows, columns, C): channels last, so that rows lie in one piece."""
+    return TensorSpec(name, "float32", (1, None, None, channels))
 
 
 _IMAGE = TensorSpec("image", "uint8", (1, None, None, 3))
-_ROWS = TensorSpec("rows", "int32", (2,))
+_INSIDE = TensorSpec("inside", "float32", (None,))
 _STATISTICS = (TensorSpec("mean", "float32", (GROUPS, 1)), TensorSpec("inverse_deviation", "float32", (GROUPS, 1)))
 
 
 def _made(channels: int) -> tuple[TensorSpec, ...]:
-    moments = (TensorSpec(f"result_{name}", "float32", (1, channels, 1, 1)) for name in ("mean", "variance"))
+    moments = (TensorSpec(name, "float32", (1, channels, None, 1)) for name in ("row_means", "row_lengths"))
     return features("result", channels), *moments
 
 
 def start_signature(channels_out: int) -> Signature:
     """Pixels to features."""
-    return Signature((_IMAGE, _ROWS), _made(channels_out))
+    return Signature((_IMAGE, _INSIDE), _made(channels_out))
 
 
 def first_half_signature(channels_in: int, channels_out: int) -> Signature:
     """A residual block up to its second GroupNorm."""
-    return Signature((features("features", channels_in), *_STATISTICS, _ROWS), _made(channels_out))
+    return Signature((features("features", channels_in), *_STATISTICS, _INSIDE), _made(channels_out))
 
 
 def second_half_signature(channels: int, residual: int) -> Signature:
     """A residual block from its second GroupNorm on."""
-    inputs = (features("features", channels), features("residual", residual), *_STATISTICS, _ROWS)
+    inputs = (features("features", channels), features("residual", residual), *_STATISTICS, _INSIDE)
     return Signature(inputs, _made(channels))
 
 
 def resampling_signature(channels: int) -> Signature:
     """Halving or doubling both sides."""
-    return Signature((features("features", channels), _ROWS), _made(channels))
+    return Signature((features("features", channels),), _made(channels))
 
 
 def end_signature(channels_in: int) -> Signature:
     """Features to pixels."""
-    return Signature((features("features", channels_in), *_STATISTICS, _ROWS), (_IMAGE,))
+    return Signature((features("features", channels_in), *_STATISTICS, _INSIDE), (_IMAGE,))
 
 
 def conversion_signature(name: str) -> Signature:
     """`NARROW` or `WIDEN`."""
-    wide, half = ("features", "result") if name == NARROW else ("result", "features")
-    specs = {wide: features(wide, None), half: TensorSpec(half, "float16", (None, None, None, None))}
-    return Signature((specs["features"],), (specs["result"],))
+    of_result, of_features = ("float16", "float32") if name == NARROW else ("float32", "float16")
+    shape = (None, None, None, None)
+    return Signature((TensorSpec("features", of_features, shape),), (TensorSpec("result", of_result, shape),))
 
 
 def deepest_analysis_signature(channels_in: int, latent_channels: int) -> Signature:
     """Features of the deepest level to the latent."""
-    q_row = TensorSpec("q_row", "float32", (1, latent_channels, 1, 1))
     z_indices = TensorSpec("z_indices", "int32", (1, None, None))
-    return Signature((features("features", channels_in), q_row), (features("y", latent_channels), z_indices))
+    return Signature(
+        (features("features", channels_in), _q_row(latent_channels)), (_latent("y", latent_channels), z_indices)
+    )
 
 
 def deepest_synthesis_signature(channels_out: int, latent_channels: int) -> Signature:
     """The decoded latent to features of the deepest level."""
-    q_row = TensorSpec("q_row", "float32", (1, latent_channels, 1, 1))
-    return Signature((features("y_hat", latent_channels), q_row), (features("result", channels_out),))
+    inputs = (_latent("y_hat", latent_channels), _q_row(latent_channels))
+    return Signature(inputs, (features("result", channels_out),))
+
+
+def _latent(name: str, channels: int) -> TensorSpec:
+    return TensorSpec(name, "float32", (1, channels, None, None))
+
+
+def _q_row(channels: int) -> TensorSpec:
+    return TensorSpec("q_row", "float32", (1, channels, 1, 1))
 
 
 def read_layout(graphs: Mapping[str, GraphEntry], config: CodecConfig, further: Sequence[str] = ()) -> TileLayout:
@@ -149,15 +158,21 @@ class _Reader:
     def channels(self, name: str) -> int:
         """Channels that a graph's first output has."""
         entry = self._graphs.get(name)
-        found = entry.outputs[0].shape[1:2] if entry is not None and entry.outputs else ()
+        found = entry.outputs[0].shape[-1:] if entry is not None and entry.outputs else ()
         if not found or found[0] is None:
-            raise BundleInvalid(f"manifest.json lists no tile graph {name} with a number of channels")
+            raise BundleInvalid(
+                f"manifest.json lists no tile graph {name} with a number of channels; if the bundle is of an earlier "
+                "version, export it again"
+            )
         return found[0]
 
     def require(self, name: str, signature: Signature) -> None:
         entry = self._graphs.get(name)
         if entry is None or (entry.inputs, entry.outputs) != (signature.inputs, signature.outputs):
-            raise BundleInvalid(f"manifest.json lists no tile graph {name} with the inputs and outputs of its place")
+            raise BundleInvalid(
+                f"manifest.json lists no tile graph {name} with the inputs and outputs of its place; if the bundle is "
+                "of an earlier version, export it again"
+            )
         self._used.add(name)
 
     def require_beside(self, graph: str) -> None:

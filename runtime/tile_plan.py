@@ -24,7 +24,10 @@ _REUSED_BYTES = 28 << 20
 _OF_NEW_MEMORY = 1.15
 """Time that larger ones take for that of smaller ones, measured; the rows of neighbours apart."""
 _LEAST_ROWS = 8
-"""Of a strip: with fewer, most of what is computed is computed twice."""
+"""Of a strip: with fewer, most of what is computed anew is computed twice. It divides the height of every level above
+the deepest, since images are padded to whole code vectors of 4x4 positions of the latent."""
+_NORMALISING = 0.1
+"""Time that GroupNorm and swish take for that of the convolution behind them."""
 _STRIPS_AT_WORK = 20
 """Strips' worth of memory that is held beside what is kept: by a graph, between graphs, and by glibc for the next ones;
 17 to 22 (OpenVINO) and 22 to 30 (ONNX Runtime) were measured, of which glibc is made to give back what is too much."""
@@ -53,9 +56,13 @@ class TilePlan:
     strip_bytes: int
     """Largest strip in float32, unless it would have too few rows."""
 
-    def strip_rows(self, level: TileLevel, width: int) -> int:
-        """Rows of a strip at a level, of an image's width there."""
-        return max(_LEAST_ROWS, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
+    def strip_rows(self, level: TileLevel, height: int, width: int) -> int:
+        """Rows of a strip at a level, of an image's size there: a multiple of `_LEAST_ROWS` that divides the height.
+
+        Strips of one height each are what engines compile for (`HostLoader.load_strips`).
+        """
+        most = max(_LEAST_ROWS, self.strip_bytes // (_FLOAT_BYTES * level.channels * width))
+        return next(rows for rows in range(most // _LEAST_ROWS * _LEAST_ROWS, 0, -_LEAST_ROWS) if height % rows == 0)
 
 
 def fastest_plan(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int) -> TilePlan | None:
@@ -77,7 +84,7 @@ def fastest_plan(levels: Sequence[TileLevel], height: int, width: int, room_byte
 def least_bytes(levels: Sequence[TileLevel], height: int, width: int) -> int:
     """Memory with which `fastest_plan` has one."""
     features = _features_bytes(levels, height, width, ["float16"] * len(levels))
-    at_work = _at_work_bytes(_STRIP_BYTES[-1], levels, width, of_finest=levels[0].blocks)
+    at_work = _at_work_bytes(_STRIP_BYTES[-1], levels, height, width, of_finest=levels[0].blocks)
     return at_work + _below_finest_bytes(features)
 
 
@@ -86,15 +93,20 @@ def operations(plan: TilePlan, levels: Sequence[TileLevel], height: int, width: 
     total = 0.0
     for n, (kept, level) in enumerate(zip(plan.kept, levels, strict=True)):
         halves = 2 * level.blocks
-        # What is within a block is computed once and, where it is not kept, once more; then the rest of the block.
-        of_kept = kept.features * level.blocks * (3 - kept.within)
-        of_others = (1 - kept.features) * halves * (halves + 3) / 2
-        neighbours = 1 + 3 / plan.strip_rows(level, width >> n)
+        rows = plan.strip_rows(level, height >> n, width >> n)
+        # What is within a block is computed once and, where it is not kept, once more, with two rows of neighbours;
+        # then the rest of the block.
+        of_kept = kept.features * level.blocks * (2 + (1 - kept.within) * (1 + 2 / rows))
+        # Two more rows for each half of a block on the way down.
+        of_others = (1 - kept.features) * halves * (halves + 3) / 2 * (1 + 2 * halves / 3 / rows)
+        # Neighbours are normalised anew for each strip.
+        each = 1 + _NORMALISING * 2 / rows
         if plan.strip_bytes > _REUSED_BYTES:
-            neighbours *= _OF_NEW_MEMORY
+            each *= _OF_NEW_MEMORY
         # Storing in float16 takes two conversions of what is kept: a few hundredths of a convolution each.
-        converting = 1.03 if kept.storage == "float16" else 1
-        total += (of_kept + of_others) * neighbours * converting * level.channels**2 * (height >> n) * (width >> n)
+        if kept.storage == "float16":
+            each *= 1.03
+        total += (of_kept + of_others) * each * level.channels**2 * (height >> n) * (width >> n)
     return total
 
 
@@ -102,10 +114,10 @@ def _plans(levels: Sequence[TileLevel], height: int, width: int, room_bytes: int
     choices = itertools.product(_STRIP_BYTES, itertools.product(_ITEM_BYTES, repeat=len(levels)))
     for strip_bytes, storages in choices:
         finest, *others = features = _features_bytes(levels, height, width, storages)
-        room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=1)
+        room = room_bytes - _at_work_bytes(strip_bytes, levels, height, width, of_finest=1)
         if finest > room:
             # Rows that are not kept are computed from the level below, through all blocks of the finest level.
-            room = room_bytes - _at_work_bytes(strip_bytes, levels, width, of_finest=levels[0].blocks)
+            room = room_bytes - _at_work_bytes(strip_bytes, levels, height, width, of_finest=levels[0].blocks)
         if room < _below_finest_bytes(features):
             continue
         # Rows of the finest level take the place of those of the level below that they are computed from.
@@ -129,19 +141,23 @@ def _below_finest_bytes(features: Sequence[int]) -> int:
     return max(features[1:], default=0) + max(features[2:], default=0)
 
 
-def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], width: int, of_finest: int) -> int:
+def _at_work_bytes(strip_bytes: int, levels: Sequence[TileLevel], height: int, width: int, of_finest: int) -> int:
     """What strips take while they are computed, with the rows of their neighbours.
 
     Args:
         strip_bytes: as in a plan.
         levels: from full resolution down.
+        height: of the padded image.
         width: of the padded image.
         of_finest: blocks of the finest level that may have to be computed for one strip.
     """
     plan = TilePlan((), strip_bytes)
     blocks = (of_finest, *[1] * (len(levels) - 1))
     largest = max(
-        _FLOAT_BYTES * level.channels * (width >> n) * (plan.strip_rows(level, width >> n) + _ROWS_OF_A_BLOCK * passed)
+        _FLOAT_BYTES
+        * level.channels
+        * (width >> n)
+        * (plan.strip_rows(level, height >> n, width >> n) + _ROWS_OF_A_BLOCK * passed)
         for n, (level, passed) in enumerate(zip(levels, blocks, strict=True))
     )
     return _STRIPS_AT_WORK * largest

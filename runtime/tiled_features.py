@@ -7,16 +7,16 @@ for the rows that its convolution sees, and that one asks the next, down to some
 from __future__ import annotations
 
 import enum
-import mmap
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from glc.engines import Array
 from glc.errors import EngineRejectedGraph
-from glc.runtime.moments import Moments
+from glc.runtime.moments import RowMoments
+from glc.runtime.row_store import RowStore
 
 RunGraph = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 """Graph name and feeds -> results."""
@@ -26,16 +26,24 @@ Convert = Callable[[Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Rows that a graph must be given, and which of those that it makes of them are right."""
+    """Rows that a graph must be given; some may lie beyond the image."""
 
     first: int
     end: int
-    skipped: int
-    """Rows at the top of the result that saw zeros in place of their neighbours."""
 
-    def chosen(self, first: int, end: int) -> Array:
-        """Input `rows` of a graph: where in its result the rows `first` up to `end` are."""
-        return np.array([self.skipped, self.skipped + end - first], np.int32)
+    def within(self, height: int) -> tuple[int, int]:
+        """First and end of those that an image of some height has."""
+        return max(self.first, 0), min(self.end, height)
+
+    def filled(self, values: Array, height: int) -> Array:
+        """Rows `within` the image, with rows of zeros for those beyond it."""
+        above, below = max(-self.first, 0), max(self.end - height, 0)
+        return np.pad(values, ((0, 0), (above, below), (0, 0), (0, 0))) if above or below else values
+
+    def inside(self, height: int) -> Array:
+        """Input `inside` of a graph: one for each row of the image, zero for each beyond it."""
+        rows = np.arange(self.first, self.end)
+        return ((rows >= 0) & (rows < height)).astype(np.float32)
 
 
 class Sampling(enum.Enum):
@@ -45,74 +53,85 @@ class Sampling(enum.Enum):
     HALVED = (1, 2)
     """Zeros below and at the right, then stride 2."""
     DOUBLED = (2, 1)
-    """Of the nearest upsampling."""
+    """Of the nearest upsampling; gives two rows, or a multiple."""
 
     def size(self, side: int) -> int:
         """Side of the result."""
         times, divisor = self.value
         return side * times // divisor
 
-    def window(self, first: int, end: int, height: int) -> Window:
-        """Rows of an input of some height that the rows `first` up to `end` of the result depend on."""
+    def made(self, first: int, end: int) -> tuple[int, int]:
+        """First and end of the rows that are computed where `first` up to `end` are wanted."""
+        times, _ = self.value
+        return first // times * times, -(-end // times) * times
+
+    def window(self, first: int, end: int) -> Window:
+        """Rows of the input that the rows `first` up to `end`, which are `made`, depend on."""
         match self:
             case Sampling.SAME:
-                top = max(first - 1, 0)
-                return Window(top, min(end + 1, height), first - top)
+                return Window(first - 1, end + 1)
             case Sampling.HALVED:
-                return Window(2 * first, min(2 * end + 1, height), 0)
+                return Window(2 * first, 2 * end + 1)
             case Sampling.DOUBLED:
-                top = max((first - 1) // 2, 0)
-                return Window(top, min(end // 2 + 1, height), first - 2 * top)
+                return Window(first // 2 - 1, end // 2 + 1)
 
     def needed(self, before: int, height: int, below: int) -> int:
         """First row of an input of height `below` that the result, of `height`, still needs from row `before` on."""
-        return below if before >= height else self.window(before, before + 1, below).first
+        return below if before >= height else max(self.window(*self.made(before, before + 1)).first, 0)
 
 
-class Layer(Protocol):
-    """Features (1, C, height, width) float32."""
+class Layer(ABC):
+    """Features (1, height, width, C): float32, or as they are kept where graphs take that."""
 
     height: int
     """Rows."""
     width: int
     """Columns."""
+    _forgotten = 0
 
+    @abstractmethod
     def rows(self, first: int, end: int) -> Array:
-        """Rows `first` up to `end`."""
-        ...
+        """Rows `first` up to `end`, valid until they are forgotten."""
 
     def forget(self, before: int) -> None:
         """Give back memory that no row from `before` on needs; rows above it cannot be asked for any more."""
-        ...
+        # A layer is below several others: without this each would tell it again, and it those below it.
+        if before > self._forgotten:
+            self._forgotten = before
+            self._forget(before)
+
+    @abstractmethod
+    def _forget(self, before: int) -> None:
+        """Do so, for a row that is further down than all before."""
 
 
-class ComputedLayer(Layer, Protocol):
+class ComputedLayer(Layer):
     """A layer that tells what GroupNorm needs of its rows."""
 
-    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+    @abstractmethod
+    def strip(self, first: int, end: int) -> tuple[Array, RowMoments]:
         """Rows `first` up to `end`, and their moments."""
-        ...
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
         return self.strip(first, end)[0]
 
 
-class WholeLayer:
+class WholeLayer(Layer):
     """Features that are there in one piece."""
 
     def __init__(self, values: Array) -> None:
-        _, _, self.height, self.width = values.shape
+        _, self.height, self.width, _ = values.shape
         self._values = values
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
-        return np.ascontiguousarray(self._values[:, :, first:end])
+        return self._values[:, first:end]
 
-    def forget(self, before: int) -> None:
-        """See `Layer.forget`; a part of one piece cannot be given back."""
+    def _forget(self, before: int) -> None:
+        """A part of one piece cannot be given back."""
         if before >= self.height:
-            self._values = self._values[:, :, self.height :].copy()
+            self._values = self._values[:, self.height :].copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +141,10 @@ class Storing:
     store: Convert
     """From float32."""
     restore: Convert
-    """Back to float32."""
+    """To what graphs take."""
 
 
-class PassedLayer:
+class PassedLayer(Layer):
     """A layer that is gone through once: its first rows are kept, the others computed again when they are needed."""
 
     def __init__(self, source: ComputedLayer, strip_rows: int, share: float, storing: Storing) -> None:
@@ -139,38 +158,31 @@ class PassedLayer:
         """
         self.height = source.height
         self.width = source.width
-        self.source = source
-        self._strip_rows = strip_rows
+        self._source = source
         strips = -(-self.height // strip_rows)
         self.kept_end = min(self.height, int(share * strips) * strip_rows)
         """Rows up to here are kept."""
         self._storing = storing
-        self._strips: list[Array | None] = []
+        self._kept = RowStore(self.kept_end)
 
     def take(self, first: int, strip: Array) -> None:
         """Keep the strip from row `first` on, if it is one of those to keep; strips come in their order."""
         if first < self.kept_end:
-            self._strips.append(_apart(self._storing.store(strip)))
+            self._kept.put(first, self._storing.store(strip))
 
     def rows(self, first: int, end: int) -> Array:
         """See `Layer.rows`."""
         if first >= self.kept_end:
-            return self.source.rows(first, end)
-        size = self._strip_rows
-        pieces = []
-        for number in range(first // size, (min(end, self.kept_end) - 1) // size + 1):
-            strip = self._strips[number]
-            if strip is None:
-                raise IndexError(f"rows {first} to {end} were forgotten")
-            pieces.append(strip[:, :, max(first - number * size, 0) : end - number * size])
-        kept = self._storing.restore(_joined(pieces))
-        return kept if end <= self.kept_end else _joined([kept, self.source.rows(self.kept_end, end)])
+            return self._source.rows(first, end)
+        kept = self._storing.restore(self._kept.rows(first, min(end, self.kept_end)))
+        if end <= self.kept_end:
+            return kept
+        computed = self._source.rows(self.kept_end, end)
+        return np.concatenate([kept.astype(computed.dtype, copy=False), computed], axis=1)
 
-    def forget(self, before: int) -> None:
-        """See `Layer.forget`."""
-        passed = len(self._strips) if before >= self.height else max(before, 0) // self._strip_rows
-        self._strips[:passed] = [None] * min(passed, len(self._strips))
-        self.source.forget(before)
+    def _forget(self, before: int) -> None:
+        self._kept.forget(before)
+        self._source.forget(before)
 
 
 class ImageLayer(ComputedLayer):
@@ -183,17 +195,17 @@ class ImageLayer(ComputedLayer):
         self._graph = graph
         self._image = image
 
-    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+    def strip(self, first: int, end: int) -> tuple[Array, RowMoments]:
         """See `ComputedLayer.strip`."""
-        window = Sampling.SAME.window(first, end, self.height)
+        window = Sampling.SAME.window(first, end)
         _, rows, columns, _ = self._image.shape
-        pixels = self._image[:, np.minimum(np.arange(window.first, window.end), rows - 1)]
+        pixels = self._image[:, np.minimum(np.arange(*window.within(self.height)), rows - 1)]
         pixels = np.pad(pixels, ((0, 0), (0, 0), (0, self.width - columns), (0, 0)), mode="edge")
-        results = self._run(self._graph, {"image": pixels, "rows": window.chosen(first, end)})
-        return _strip(self._graph, results, end - first, self.width)
+        feeds = {"image": window.filled(pixels, self.height), "inside": window.inside(self.height)}
+        return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
 
-    def forget(self, before: int) -> None:
-        """See `Layer.forget`; the image is the caller's."""
+    def _forget(self, before: int) -> None:
+        """The image is the caller's."""
 
 
 class GraphLayer(ComputedLayer):
@@ -213,20 +225,24 @@ class GraphLayer(ComputedLayer):
         self._graph = graph
         self._below = below
         self._sampling = sampling
-        self._statistics = statistics or {}
+        self._statistics = statistics
 
-    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+    def strip(self, first: int, end: int) -> tuple[Array, RowMoments]:
         """See `ComputedLayer.strip`."""
-        window = self._sampling.window(first, end, self._below.height)
-        return self.strip_of(self._below.rows(window.first, window.end), window, first, end)
+        made, made_end = self._sampling.made(first, end)
+        window = self._sampling.window(made, made_end)
+        strip, moments = self.strip_of(self._below.rows(*window.within(self._below.height)), window, made_end - made)
+        return strip[:, first - made : end - made], moments.chosen(first - made, end - made)
 
-    def strip_of(self, values: Array, window: Window, first: int, end: int) -> tuple[Array, Moments]:
-        """The same, of rows of the layer below that are there already."""
-        feeds = {"features": values, "rows": window.chosen(first, end), **self._statistics}
-        return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
+    def strip_of(self, values: Array, window: Window, rows: int) -> tuple[Array, RowMoments]:
+        """Of rows of the layer below that are there already, those of a window within the image, so many rows."""
+        height = self._below.height
+        feeds = {"features": window.filled(values, height)}
+        if self._statistics is not None:
+            feeds |= {"inside": window.inside(height), **self._statistics}
+        return _strip(self._graph, self._run(self._graph, feeds), rows, self.width)
 
-    def forget(self, before: int) -> None:
-        """See `Layer.forget`."""
+    def _forget(self, before: int) -> None:
         self._below.forget(self._sampling.needed(before, self.height, self._below.height))
 
 
@@ -261,46 +277,39 @@ class ResidualLayer(ComputedLayer):
         self._below = below
         self._statistics = statistics
 
-    def strip(self, first: int, end: int) -> tuple[Array, Moments]:
+    def strip(self, first: int, end: int) -> tuple[Array, RowMoments]:
         """See `ComputedLayer.strip`."""
-        window = Sampling.SAME.window(first, end, self.height)
-        if window.end <= self._hidden.kept_end:
-            hidden = self._hidden.rows(window.first, window.end)
-            identity = self._below.rows(window.first, window.end)
+        window = Sampling.SAME.window(first, end)
+        hidden_first, hidden_end = window.within(self.height)
+        if hidden_end <= self._hidden.kept_end:
+            hidden = self._hidden.rows(hidden_first, hidden_end)
+            identity = self._below.rows(first, end)
         else:
             # Both halves see the same rows of the layer below, which may be long to compute.
-            wider = Sampling.SAME.window(window.first, window.end, self.height)
-            below = self._below.rows(wider.first, wider.end)
-            hidden, _ = self._first_half.strip_of(below, wider, window.first, window.end)
-            identity = below[:, :, window.first - wider.first : window.end - wider.first]
-        feeds = {"features": hidden, "residual": identity, "rows": window.chosen(first, end), **self._statistics}
+            wider = Sampling.SAME.window(hidden_first, hidden_end)
+            below_first, below_end = wider.within(self.height)
+            below = self._below.rows(below_first, below_end)
+            hidden, _ = self._first_half.strip_of(below, wider, hidden_end - hidden_first)
+            identity = below[:, first - below_first : end - below_first]
+        feeds = {
+            "features": window.filled(hidden, self.height),
+            "residual": identity,
+            "inside": window.inside(self.height),
+            **self._statistics,
+        }
         return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
 
-    def forget(self, before: int) -> None:
-        """See `Layer.forget`."""
+    def _forget(self, before: int) -> None:
         seen = Sampling.SAME.needed(before, self.height, self.height)
         self._hidden.forget(seen)
         self._below.forget(Sampling.SAME.needed(seen, self.height, self.height))
 
 
-def _apart(values: Array) -> Array:
-    """A copy in memory of its own, which goes back to the system when it is freed; in the heap it would leave holes."""
-    copy: Array = np.frombuffer(mmap.mmap(-1, values.nbytes), values.dtype).reshape(values.shape)
-    np.copyto(copy, values)
-    return copy
-
-
-def _joined(pieces: Sequence[Array]) -> Array:
-    """Strips one below the other, as one array."""
-    return np.concatenate(pieces, axis=2) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
-
-
-def _strip(graph: str, results: Mapping[str, Array], rows: int, columns: int) -> tuple[Array, Moments]:
+def _strip(graph: str, results: Mapping[str, Array], rows: int, columns: int) -> tuple[Array, RowMoments]:
     values = results["result"]
-    if values.shape[2:] != (rows, columns):
+    if values.shape[1:3] != (rows, columns):
         raise EngineRejectedGraph(
-            f"graph {graph} gives {list(values.shape[2:])} positions; expected {[rows, columns]}: it is not the graph "
+            f"graph {graph} gives {list(values.shape[1:3])} positions; expected {[rows, columns]}: it is not the graph "
             "that the manifest describes"
         )
-    mean, variance = (results[name].reshape(-1).astype(np.float64) for name in ("result_mean", "result_variance"))
-    return values, Moments(values.shape[2] * values.shape[3], mean, variance)
+    return values, RowMoments.of_results(results, columns)

@@ -40,6 +40,8 @@ class TiledTransforms:
         run: RunGraph,
         forget: Callable[[], None],
         on_progress: Progress | None,
+        *,
+        takes_half: bool = False,
     ) -> None:
         """Prepare.
 
@@ -49,6 +51,7 @@ class TiledTransforms:
             run: runs a tile graph.
             forget: called behind every pass: frees the graphs of the pass, whose primitives hold memory too.
             on_progress: hears of the work that is done.
+            takes_half: whether graphs take features of float16 as they are (`StripLoader.strips_take_half`).
         """
         self._layout = layout
         self._plan = plan
@@ -59,7 +62,9 @@ class TiledTransforms:
         self._done = 0
         self._storing: Mapping[Storage, Storing] = {
             "float32": Storing(_itself, _itself),
-            "float16": Storing(partial(self._converted, NARROW), partial(self._converted, WIDEN)),
+            "float16": Storing(
+                partial(self._converted, NARROW), _itself if takes_half else partial(self._converted, WIDEN)
+            ),
         }
 
     def analysis(self, image: Array, q_row: Array, height: int, width: int) -> tuple[Array, Array]:
@@ -71,11 +76,11 @@ class TiledTransforms:
         self._expect(height, width, [2 * levels[0].blocks - 1, *(2 * level.blocks for level in levels[1:]), 1])
         layer: ComputedLayer = ImageLayer(self._run, "tile_analysis_start", image, height, width)
         # Of three channels a pixel, and never kept: it costs a fortieth of the next convolution.
-        moments = self._gone_through(layer, self._plan.strip_rows(levels[0], width), _nothing)
+        moments = self._gone_through(layer, self._plan.strip_rows(levels[0], height, width), _nothing)
         features: Layer = layer
         for number, (level, kept, kept_next) in enumerate(zip(levels, self._plan.kept, nexts, strict=True)):
             prefix = f"tile_analysis_{number}"
-            rows = self._plan.strip_rows(level, width >> number)
+            rows = self._plan.strip_rows(level, height >> number, width >> number)
             for block in range(level.blocks):
                 layer = self._block(f"{prefix}_{block}", features, moments, rows, kept)
                 if block + 1 < level.blocks:
@@ -83,9 +88,8 @@ class TiledTransforms:
             down = GraphLayer(self._run, f"{prefix}_down", layer, Sampling.HALVED)
             # In strips of as many rows of this level.
             features, moments = self._settled(down, rows // 2, kept_next)
-        whole = features.rows(0, features.height)
+        results = self._run("tile_analysis_deepest", {"features": features.rows(0, features.height), "q_row": q_row})
         features.forget(features.height)
-        results = self._run("tile_analysis_deepest", {"features": whole, "q_row": q_row})
         self._forget()
         return results["y"], results["z_indices"]
 
@@ -100,7 +104,7 @@ class TiledTransforms:
         for number in reversed(range(len(levels))):
             level, kept, prefix = levels[number], self._plan.kept[number], f"tile_synthesis_{number}"
             layer: ComputedLayer = GraphLayer(self._run, f"{prefix}_up", features, Sampling.DOUBLED)
-            strip = self._plan.strip_rows(level, layer.width)
+            strip = self._plan.strip_rows(level, layer.height, layer.width)
             for block in range(level.blocks):
                 features, moments = self._settled(layer, strip, kept)
                 layer = self._block(f"{prefix}_{block}", features, moments, strip, kept)
@@ -109,16 +113,17 @@ class TiledTransforms:
             raise ValueError("a synthesis transform of one level has no tiles")
         _, rows, columns, _ = image.shape
         statistics = group_statistics(moments, GROUPS)
-        step = self._plan.strip_rows(levels[0], features.width)
+        step = self._plan.strip_rows(levels[0], features.height, features.width)
         for first in range(0, rows, step):
-            end = min(first + step, rows)
-            window = Sampling.SAME.window(first, end, features.height)
+            window = Sampling.SAME.window(first, first + step)
+            given = features.rows(*window.within(features.height))
             feeds = {
-                "features": features.rows(window.first, window.end),
-                "rows": window.chosen(first, end),
+                "features": window.filled(given, features.height),
+                "inside": window.inside(features.height),
                 **statistics,
             }
-            image[:, first:end] = self._run("tile_synthesis_end", feeds)["image"][:, :, :columns]
+            end = min(first + step, rows)
+            image[:, first:end] = self._run("tile_synthesis_end", feeds)["image"][:, : end - first, :columns]
             needed, passed = (end - 1, end) if end < rows else (features.height, features.height)
             features.forget(needed)
             self._progress(features.width * (passed - first))
@@ -140,7 +145,7 @@ class TiledTransforms:
 
         def take(first: int, strip: Array) -> None:
             passed.take(first, strip)
-            layer.forget(min(first + strip.shape[2], passed.kept_end))
+            layer.forget(min(first + strip.shape[1], passed.kept_end))
 
         return passed, self._gone_through(layer, rows, take)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from glc.engines import Array, Engine, engine_loader
+from glc.engines import CPU_ENGINES, Array, Engine, HostLoader, engine_loader
 from glc.errors import ExportError
 from glc.export import GlcModel, synthetic_model
 from glc.export.config import GLOBAL_ATTENTION, ModelConfig
@@ -34,26 +34,27 @@ STRIP_BYTES = 1 << 18
 
 
 class Tiles:
-    """Tile graphs of a model in ONNX Runtime."""
+    """Tile graphs of a model on an engine."""
 
-    def __init__(self, model: GlcModel) -> None:
+    def __init__(self, model: GlcModel, engine: str = "onnxruntime") -> None:
         config = model.config
-        loader = engine_loader("onnxruntime", 2)
+        loader = engine_loader(engine, 2)
+        assert isinstance(loader, HostLoader)
         graphs = dict(tile_graphs(model))
         entries = {n: GraphEntry(FileEntry(n, "0", 1), 0, *tensor_specs(data)) for n, data in graphs.items()}
         self.layout: TileLayout = read_layout(
             entries,
             CodecConfig(config.latent_channels, config.downsampling, config.codebook_entries, config.qualities, 32),
         )
-        self.engines: Mapping[str, Engine] = {name: loader.load(data) for name, data in graphs.items()}
+        self.engines: Mapping[str, Engine] = {name: loader.load_strips(data) for name, data in graphs.items()}
 
     def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.engines[graph].run(feeds)
 
 
-@pytest.fixture(scope="module")
-def mini_tiles(mini_model: GlcModel) -> Tiles:
-    return Tiles(mini_model)
+@pytest.fixture(scope="module", params=CPU_ENGINES)
+def mini_tiles(mini_model: GlcModel, request: pytest.FixtureRequest) -> Tiles:
+    return Tiles(mini_model, request.param)
 
 
 def distances(model: GlcModel, tiles: Tiles, plan: TilePlan) -> tuple[float, int, float]:

@@ -70,8 +70,18 @@ def test_below_the_least_there_is_no_plan() -> None:
 def test_strips_have_rows_whatever_the_width(room: int) -> None:
     plan = fastest_plan(NATURAL, *EIGHT_K, room)
     assert plan is not None
-    assert plan.strip_rows(NATURAL[0], 1 << 20) >= 8
-    assert plan.strip_rows(NATURAL[0], 64) * 64 * 128 * 4 <= plan.strip_bytes
+    assert plan.strip_rows(NATURAL[0], 4352, 1 << 20) == 8
+    assert plan.strip_rows(NATURAL[0], 4352, 64) * 64 * 128 * 4 <= plan.strip_bytes
+
+
+@pytest.mark.parametrize("height", [64, 320, 832, 2176, 4352])
+def test_strips_of_a_level_have_one_height(height: int) -> None:
+    plan = fastest_plan(NATURAL, height, 3840, 8 * GIB)
+    assert plan is not None
+    for number, level in enumerate(NATURAL):
+        rows = plan.strip_rows(level, height >> number, 3840 >> number)
+        assert rows % 8 == 0
+        assert (height >> number) % rows == 0
 
 
 def test_a_level_may_hold_more_than_the_one_above_it() -> None:
