@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glc.engines.host_arrays import host_array
+from glc.engines.ort_rounding import rounding_in_blocks
 from glc.engines.processor import available_threads, processor_name
 from glc.engines.protocol import (
     Array,
@@ -131,8 +132,10 @@ class OrtLoader(HostLoader):
         """A loader like this one; see `HostLoader.sparing`."""
         return OrtLoader(self._threads, optimise=self._optimise, arena=False)
 
-    def load(self, graph: bytes, *, exact: bool = False) -> Engine:  # noqa: ARG002 - float32 is exact as it is
+    def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
+        if exact and self._optimise:
+            graph = rounding_in_blocks(graph)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         if not self._optimise:
