@@ -21,7 +21,7 @@ from glc.runtime.entropy import (
     PayloadDecoder,
     PayloadEncoder,
     SymbolModels,
-    _descending,
+    _grouped,
     least_payload_bytes,
 )
 
@@ -359,5 +359,9 @@ def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
 @pytest.mark.parametrize("size", [1, 1000, (1 << 24) + 3])
 def test_elements_are_coded_by_descending_level_and_then_in_their_order(size: int) -> None:
     levels = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
-    order = _descending(levels)
-    assert np.array_equal(order, np.argsort(-levels.astype(np.int16), kind="stable"))
+    groups = _grouped(levels, 256)
+    assert np.array_equal(groups.order, np.argsort(-levels.astype(np.int16), kind="stable"))
+    in_order = levels[groups.order]
+    assert groups.levels == sorted(set(levels.tolist()), reverse=True)
+    assert [in_order[start] for start in groups.starts] == groups.levels
+    assert groups.sizes == [np.count_nonzero(levels == level) for level in groups.levels]
