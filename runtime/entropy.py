@@ -33,6 +33,13 @@ ESCAPE_WIDTHS = 23
 ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 18), 1 << 18], np.int64)
 """Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
 
+_MOST_SCANNED = 6
+"""Largest reach of a table that a decoder scans from its start rather than halves.
+
+Zero comes after `reach` others. Which symbol ends a scan is foreseen by the processor, so that it goes on to the next
+one before the division is done; of a search by halves it waits for every step. Almost all symbols are of such levels.
+"""
+
 MAX_SYMBOL = 1 << ESCAPE_WIDTHS
 """Every symbol of a smaller magnitude can be coded, whatever its scale index."""
 
@@ -60,6 +67,11 @@ class SymbolModels:
         self.reaches: list[int] = table.reach.tolist()
         """The same, for single levels."""
         self.by_level = tuple(map(_categorical, table.frequencies))
+        self.decoding = tuple(
+            _scanned(row) if reach <= _MOST_SCANNED else halved
+            for row, reach, halved in zip(table.frequencies, self.reaches, self.by_level, strict=True)
+        )
+        """The same models, as they decode fastest."""
         self.all_zero = _categorical(ALL_ZERO_FREQUENCIES)
         self.escape_width = constriction.stream.model.Uniform(ESCAPE_WIDTHS)
         self.escape_bits = constriction.stream.model.Uniform()
@@ -203,7 +215,7 @@ class PayloadDecoder:
     def _get_group(self, level: int, size: int) -> Symbols:
         """Symbols of one level; fewer where a cut payload no longer tells."""
         reach = self._models.reaches[level]
-        values = self._decode(self._models.by_level[level], size)
+        values = self._decode(self._models.decoding[level], size)
         has_escapes = len(values) > 0 and int(np.maximum.reduce(values)) > 2 * reach
         values -= reach
         if has_escapes:
@@ -263,11 +275,18 @@ def _range_decoder(payload: bytes) -> constriction.stream.queue.RangeDecoder:
 
 
 def _categorical(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
+    return constriction.stream.model.Categorical(_weights(frequencies), perfect=False)
+
+
+def _scanned(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
+    return constriction.stream.model.Categorical(_weights(frequencies), lazy=True)
+
+
+def _weights(frequencies: NDArray[np.int64]) -> NDArray[np.float64]:
     # constriction gives each of n symbols one unit of 2^24 and shares the rest by weight; weights that are integers
     # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
     # holds this against a range coder in plain integers.
-    weights = (frequencies - 1).astype(np.float64)
-    return constriction.stream.model.Categorical(weights, perfect=False)
+    return (frequencies - 1).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
