@@ -80,6 +80,7 @@ class OvEngine:
                 compiled.model.release_memory()
         except RuntimeError as error:
             raise EngineFailed(f"openvino: {_first_line(error)}") from error
+        compiled.leave_pages()
         names = [spec.name for spec in self._outputs]
         if self._sparing:  # the request ends here, and leaves its results
             return dict(zip(names, tensors, strict=True))
