@@ -153,8 +153,10 @@ class OvLoader(HostLoader):
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
         engine = self._engine(compiled, settings)
-        self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
-        return engine
+        kept = self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
+        # The file's memory is shared with other processes, and its pages can be let go.
+        recalled = self.recall(sha256, exact=exact) if kept else None
+        return engine if recalled is None else recalled
 
     def _settings(self, *, exact: bool) -> dict[str, Any]:
         return {

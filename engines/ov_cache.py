@@ -110,15 +110,17 @@ class Cache:
             _logger.warning("%s cannot be used and is compiled anew: %s", file, str(error).strip().rpartition("\n")[2])
             return None
 
-    def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> None:
-        """Write a compiled graph for `recalled`, where there is a folder for it."""
+    def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> bool:
+        """Write a compiled graph for `recalled`, where there is a folder for it; whether it is there now."""
         file = _file(sha256, settings, way)
         if file is None:
-            return
+            return False
         try:
             _save(compiled, file)
         except OSError as error:  # a full disk or a read-only home: slower, not wrong
             _logger.warning("%s cannot be kept, so that the next process compiles again: %s", file, error)
+            return False
+        return True
 
 
 def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:

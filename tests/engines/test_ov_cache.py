@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -12,7 +13,7 @@ import pytest
 
 import glc
 from glc.engines import Array, Engine, engine_loader, ov_cache
-from glc.engines.ov_cache import MappedFile, cache_folder
+from glc.engines.ov_cache import Cache, Compiled, MappedFile, cache_folder
 from glc.runtime.default_model import default_bundle
 
 SIZE = (1, 32, 4, 4)
@@ -99,6 +100,24 @@ def _mapped_kib(file: Path) -> tuple[int, int]:
             written += int(value.split()[0])
     assert seen
     return resident, written
+
+
+def test_a_graph_that_was_just_compiled_lies_in_its_file_too(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[Compiled] = []
+    loader = engine_loader("openvino", 1)
+    recalled = Cache.recalled
+
+    def watched(self: Cache, *arguments: Any) -> Compiled | None:
+        compiled = recalled(self, *arguments)
+        imported.extend([] if compiled is None else [compiled])
+        return compiled
+
+    monkeypatch.setattr(Cache, "recalled", watched)
+    loader.load(graph, exact=True).close()
+    assert len(imported) == 1
+    monkeypatch.setenv("GLC_CACHE", "")
+    assert _means(graph).shape == (1, 32, 2, 2)
+    assert len(imported) == 1
 
 
 class _Core:
