@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from glc.bench.app import BundleOption, app
+from glc.bench.coder_peer import PeerCoder, PeerCoderTurn
 from glc.bench.device import device_card
 from glc.bench.drawn import draw_part, level_probabilities, symbol_bits
 from glc.bench.output import CsvOption, LatexOption, MarkdownOption, Table, chosen_style, show
@@ -40,10 +45,17 @@ class CoderRow:
     """Largest size of the arrays that encoding takes beside its input, of which it holds one part after the other."""
     decode_peak_bytes: int
     """Likewise, its results included."""
+    peer: PeerCoderTurn | None = None
+    """CompressAI's coder on the same symbols, least of the turns; None where it was not asked for."""
 
 
 def measure_coder(
-    bundle: Bundle, sizes: Sequence[tuple[int, int]], bpp: float, repetitions: int, seed: int = 0
+    bundle: Bundle,
+    sizes: Sequence[tuple[int, int]],
+    bpp: float,
+    repetitions: int,
+    seed: int = 0,
+    peer_python: str | None = None,
 ) -> list[CoderRow]:
     """Write and read drawn symbols of images of these sizes, in turns.
 
@@ -53,8 +65,10 @@ def measure_coder(
         bpp: bits per pixel of the payload.
         repetitions: turns that count.
         seed: of the draws.
+        peer_python: interpreter whose CompressAI takes turns too; None leaves it out.
 
     Raises:
+        EngineUnavailable: CompressAI is not there.
         BundleError: the bundle's tables cannot be read.
         EngineFailed: what is read is not what was written.
         ValueError: no mixture of the table's scales has this rate.
@@ -69,40 +83,58 @@ def measure_coder(
         cases.append(_Case(models, *drawn))
         if any(not np.array_equal(part, cases[-1].symbols) for part in cases[-1].decode()):
             raise EngineFailed(f"{height}x{width}: what was read is not what was written")
-    ways = {f"{number} {way.__name__}": way for number, case in enumerate(cases) for way in (case.encode, case.decode)}
-    turns = take_turns({name: partial(milliseconds, way) for name, way in ways.items()}, repetitions)
-    least = {name: min(samples) for name, samples in turns.items()}
+    runs: dict[str, Callable[[], tuple[float, ...]]] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
+        for number, case in enumerate(cases):
+            for way in (case.encode, case.decode):
+                runs[f"{number} {way.__name__}"] = partial(_timed, way)
+            if peer_python is not None:
+                file = Path(folder, f"{number}.npz")
+                peer = PeerCoder(peer_python, case.symbols, case.indices, PARTS, table, file)
+                processes.callback(peer.close)
+                runs[f"{number} peer"] = partial(_peer_turn, peer)
+        turns = take_turns(runs, repetitions)
+    least = {name: tuple(map(min, zip(*samples, strict=True))) for name, samples in turns.items()}
     return [
         CoderRow(
             *size,
             symbols=PARTS * case.symbols.size,
             payload_bytes=len(case.payload),
-            encode_ms=least[f"{number} encode"],
-            decode_ms=least[f"{number} decode"],
+            encode_ms=least[f"{number} encode"][0],
+            decode_ms=least[f"{number} decode"][0],
             encode_peak_bytes=_peak_bytes(case.encode),
             decode_peak_bytes=_peak_bytes(case.decode),
+            peer=None if peer_python is None else PeerCoderTurn(*least[f"{number} peer"]),
         )
         for number, (size, case) in enumerate(zip(sizes, cases, strict=True))
     ]
+
+
+def _timed(call: Callable[[], object]) -> tuple[float]:
+    return (milliseconds(call),)
+
+
+def _peer_turn(peer: PeerCoder) -> tuple[float, ...]:
+    return dataclasses.astuple(peer.turn())
 
 
 class _Case:
     """One image's symbols: the same for all four parts."""
 
     def __init__(self, models: SymbolModels, indices: NDArray[np.uint8], symbols: NDArray[np.int32]) -> None:
-        self._models, self._indices = models, indices
-        self.symbols = symbols
+        self._models = models
+        self.indices, self.symbols = indices, symbols
         self.payload = self.encode()
 
     def encode(self) -> bytes:
         encoder = PayloadEncoder(self._models)
         for _ in range(PARTS):
-            encoder.put_part(self.symbols, self._indices)
+            encoder.put_part(self.symbols, self.indices)
         return encoder.finish()
 
     def decode(self) -> list[NDArray[np.int32]]:
         decoder = PayloadDecoder(self._models, self.payload)
-        return [decoder.get_part(self._indices) for _ in range(PARTS)]
+        return [decoder.get_part(self.indices) for _ in range(PARTS)]
 
 
 def _peak_bytes(call: Callable[[], object]) -> int:
@@ -124,14 +156,20 @@ def coder(
     ],
     bpp: Annotated[float, typer.Option(help="Bits per pixel of the payload.", min=0.001)] = 0.03,
     repetitions: Annotated[int, typer.Option(help="Turns; the least counts.", min=1)] = 3,
+    peer_python: Annotated[
+        str | None, typer.Option("--peer-python", help="Interpreter with CompressAI, whose coder takes turns too.")
+    ] = None,
     markdown: MarkdownOption = False,
     latex: LatexOption = False,
     as_csv: CsvOption = False,
 ) -> None:
     """Time and memory of the entropy coder alone, on drawn symbols of small and large images."""
     style = chosen_style(markdown=markdown, latex=latex, as_csv=as_csv)
-    rows = measure_coder(Bundle.open(bundle), [parsed_size(text) for text in size], bpp, repetitions)
-    show("coder", [_table(rows, bpp)], rows, style, device_card())
+    rows = measure_coder(
+        Bundle.open(bundle), [parsed_size(text) for text in size], bpp, repetitions, peer_python=peer_python
+    )
+    tables = [_table(rows, bpp)] if peer_python is None else [_table(rows, bpp), _peer_table(rows)]
+    show("coder", tables, rows, style, device_card())
 
 
 def _table(rows: Sequence[CoderRow], bpp: float) -> Table:
@@ -157,3 +195,22 @@ def _table(rows: Sequence[CoderRow], bpp: float) -> Table:
         "Memory: NumPy's arrays at their largest, beside the input; constriction's own holds the payload.",
     )
     return Table("Entropy coder", headings, cells, notes)
+
+
+def _peer_table(rows: Sequence[CoderRow]) -> Table:
+    cells = []
+    for row in rows:
+        if row.peer is None:
+            continue
+        pairs = (
+            *((row.encode_ms, row.peer.encode_ms), (row.decode_ms, row.peer.decode_ms)),
+            *((row.encode_ms, row.peer.encode_alone_ms), (row.decode_ms, row.peer.decode_alone_ms)),
+        )
+        times = (f"{theirs:.1f} ({theirs / ours:.1f}x)" for ours, theirs in pairs)
+        cells.append((f"{row.height}x{row.width}", *times, f"{row.peer.payload_bytes / row.payload_bytes - 1:+.2%}"))
+    headings = ("image", "enc ms", "dec ms", "enc ms, lists made", "dec ms, lists made", "bytes")
+    notes = (
+        "From arrays and back to arrays, as ours; lists made: without making the lists of numbers that it takes.",
+        "Behind each time, how many times ours it is. It takes all parts at once, at 16 bits of probability.",
+    )
+    return Table("CompressAI's coder on the same symbols, scale indices and probabilities", headings, cells, notes)

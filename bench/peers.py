@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,62 @@ class PeerTurn:
     """Of the process, so far."""
 
 
+class Piped:
+    """A program of ours in another interpreter, that answers each line with one of JSON."""
+
+    def __init__(self, package: str, name: str, command: Sequence[str]) -> None:
+        """Start it and wait until it has opened.
+
+        Args:
+            package: what the interpreter must have.
+            name: of what it runs, for messages.
+            command: interpreter, program, arguments.
+
+        Raises:
+            EngineUnavailable: it cannot start, or the package is not there.
+        """
+        self._name = f"{package} {name}"
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise EngineUnavailable(f"cannot start {command[0]}: {error.strerror}") from error
+        try:
+            self.opened = self._answer()
+        except EngineFailed as error:
+            raise EngineUnavailable(
+                f"{error}; install {package} in an environment of its own and name its interpreter by --peer-python"
+            ) from error
+
+    def ask(self) -> dict[str, Any]:
+        """Give it a turn.
+
+        Raises:
+            EngineFailed: the process ended.
+        """
+        assert self._process.stdin  # noqa: S101 - it was asked for
+        with contextlib.suppress(BrokenPipeError):  # it has ended: the answer tells why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout  # noqa: S101 - it was asked for
+        line = self._process.stdout.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        _, words = self._process.communicate()
+        last = [text.strip() for text in words.splitlines() if text.strip()][-1:]
+        raise EngineFailed(f"{self._name}: {last[0] if last else f'ended with {self._process.returncode}'}")
+
+
 class PeerProcess:
     """A model that waits for its turn."""
 
@@ -50,20 +107,9 @@ class PeerProcess:
             EngineUnavailable: the package cannot be imported there.
             EngineFailed: the process ended.
         """
-        self._name = f"{package} {model}"
         command = [python or sys.executable, str(_PROGRAM), package, model, str(image), str(threads)]
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        except OSError as error:
-            raise EngineUnavailable(f"cannot start {command[0]}: {error.strerror}") from error
-        try:
-            opened = self._answer()
-        except EngineFailed as error:
-            raise EngineUnavailable(
-                f"{error}; install {package} in an environment of its own and name its interpreter by --peer-python"
-            ) from error
+        self._piped = Piped(package, model, command)
+        opened = self._piped.opened
         self.parameters = int(opened["parameters"])
         first = self.turn()
         self.first_image = FirstImage(
@@ -76,23 +122,8 @@ class PeerProcess:
         Raises:
             EngineFailed: the process ended.
         """
-        assert self._process.stdin  # noqa: S101 - it was asked for
-        with contextlib.suppress(BrokenPipeError):  # it has ended: the answer tells why
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        return PeerTurn(**self._answer())
+        return PeerTurn(**self._piped.ask())
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout  # noqa: S101 - it was asked for
-        line = self._process.stdout.readline()
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        _, words = self._process.communicate()
-        last = [text.strip() for text in words.splitlines() if text.strip()][-1:]
-        raise EngineFailed(f"{self._name}: {last[0] if last else f'ended with {self._process.returncode}'}")
+        self._piped.close()

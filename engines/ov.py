@@ -72,6 +72,7 @@ class OvEngine:
         check_feeds(self._inputs, feeds)
         with self._lock:
             request = self._idle.pop() if self._idle else None
+        is_first = request is None
         if request is None:
             request = compiled.model.create_infer_request()
         try:
@@ -81,6 +82,8 @@ class OvEngine:
                 compiled.model.release_memory()
         except RuntimeError as error:
             raise EngineFailed(f"openvino: {_first_line(error)}") from error
+        if is_first:  # later runs come back to those pages alone that are used as they lie
+            compiled.leave_pages()
         names = [spec.name for spec in self._outputs]
         if self._sparing:  # the request ends here, and leaves its results
             return dict(zip(names, tensors, strict=True))
@@ -150,9 +153,10 @@ class OvLoader(HostLoader):
         settings = self._settings(exact=exact)
         source = self._read(graph, exact=exact)
         compiled = Compiled(self._compiled(source, settings), *_specs(source))
-        engine = OvEngine(compiled, sparing=self._sparing)
-        self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
-        return engine
+        kept = self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
+        # The file's memory is shared with other processes, and its pages can be let go.
+        recalled = self.recall(sha256, exact=exact) if kept else None
+        return OvEngine(compiled, sparing=self._sparing) if recalled is None else recalled
 
     def load_strips(self, graph: bytes) -> Engine:
         """Load a graph for strips; see `HostLoader.load_strips`. Compiling takes less than a strip, and is not kept."""

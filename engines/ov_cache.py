@@ -14,7 +14,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import openvino
+from numpy.typing import NDArray
 
 from glc.engines.processor import processor_name
 from glc.engines.protocol import TensorSpec
@@ -41,8 +44,38 @@ class Compiled:
     model: openvino.CompiledModel
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    memory: Any = None
-    """What the model's weights lie in, which must live as long."""
+    memory: MappedFile | None = None
+    """What the model's weights lie in, which must live as long; None where it was compiled here."""
+
+    def leave_pages(self) -> None:
+        """Let go of the file's pages, which come back from the system's cache when they are needed again."""
+        if self.memory is not None:
+            self.memory.leave()
+
+
+class MappedFile:
+    """A file as memory that may be written, though nobody does: pages that are let go are read from the file again.
+
+    OpenVINO orders most weights anew, once, in memory of its own, and then never looks at the file's again; others it
+    uses as they lie.
+    """
+
+    def __init__(self, file: Path, start: int) -> None:
+        """Map it.
+
+        Args:
+            file: its name.
+            start: bytes before what `tensor` has.
+        """
+        with file.open("rb") as stream:
+            self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.content: NDArray[np.uint8] = np.frombuffer(self._mapped, np.uint8, offset=start)
+        self.tensor = openvino.Tensor(self.content, shared_memory=True)
+
+    def leave(self) -> None:
+        """Let go of all pages."""
+        if sys.platform == "linux":
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def cache_folder() -> Path | None:
@@ -77,15 +110,17 @@ class Cache:
             _logger.warning("%s cannot be used and is compiled anew: %s", file, str(error).strip().rpartition("\n")[2])
             return None
 
-    def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> None:
-        """Write a compiled graph for `recalled`, where there is a folder for it."""
+    def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> bool:
+        """Write a compiled graph for `recalled`, where there is a folder for it; whether it is there now."""
         file = _file(sha256, settings, way)
         if file is None:
-            return
+            return False
         try:
             _save(compiled, file)
         except OSError as error:  # a full disk or a read-only home: slower, not wrong
             _logger.warning("%s cannot be kept, so that the next process compiles again: %s", file, error)
+            return False
+        return True
 
 
 def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:
@@ -120,13 +155,14 @@ def _load(core: openvino.Core, device: str, file: Path, settings: Mapping[str, A
         head = stream.readline()
     fields = json.loads(head)
     # Mapped, not read: processes then share weights that are used as they lie. OpenVINO asks for writable memory.
-    content = np.memmap(file, np.uint8, "c", -(-len(head) // _PAGE) * _PAGE)
-    if zlib.crc32(content.data) != fields["crc32"]:
+    memory = MappedFile(file, -(-len(head) // _PAGE) * _PAGE)
+    if zlib.crc32(memory.content.data) != fields["crc32"]:
         raise ValueError("its checksum is wrong")
-    memory = openvino.Tensor(content, shared_memory=True)
-    model = core.import_model(memory, device, dict(settings))
+    model = core.import_model(memory.tensor, device, dict(settings))
     inputs, outputs = (tuple(map(_spec, fields[name])) for name in ("inputs", "outputs"))
-    return Compiled(model, inputs, outputs, memory)
+    compiled = Compiled(model, inputs, outputs, memory)
+    compiled.leave_pages()
+    return compiled
 
 
 def _spec(fields: Mapping[str, Any]) -> TensorSpec:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import constriction
 import numpy as np
@@ -31,6 +32,13 @@ ESCAPE_WIDTHS = 23
 
 ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 18), 1 << 18], np.int64)
 """Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
+
+_MOST_SCANNED = 6
+"""Largest reach of a table that a decoder scans from its start rather than halves.
+
+Zero comes after `reach` others. Which symbol ends a scan is foreseen by the processor, so that it goes on to the next
+one before the division is done; of a search by halves it waits for every step. Almost all symbols are of such levels.
+"""
 
 MAX_SYMBOL = 1 << ESCAPE_WIDTHS
 """Every symbol of a smaller magnitude can be coded, whatever its scale index."""
@@ -56,7 +64,14 @@ class SymbolModels:
 
     def __init__(self, table: ScaleTable) -> None:
         self.reach = table.reach
+        self.reaches: list[int] = table.reach.tolist()
+        """The same, for single levels."""
         self.by_level = tuple(map(_categorical, table.frequencies))
+        self.decoding = tuple(
+            _scanned(row) if reach <= _MOST_SCANNED else halved
+            for row, reach, halved in zip(table.frequencies, self.reaches, self.by_level, strict=True)
+        )
+        """The same models, as they decode fastest."""
         self.all_zero = _categorical(ALL_ZERO_FREQUENCIES)
         self.escape_width = constriction.stream.model.Uniform(ESCAPE_WIDTHS)
         self.escape_bits = constriction.stream.model.Uniform()
@@ -87,19 +102,26 @@ class PayloadEncoder:
             EngineFailed: a scale index or a symbol is out of range.
         """
         models = self._models
-        order, groups = _grouped(scale_indices, len(models.by_level))
-        values = _flat(symbols)[order]
-        for level, group in groups:
-            of_level, reach = values[group], int(models.reach[level])
-            if level == 0 and self._put_all_zero_flag(of_level):
+        groups = _grouped(scale_indices, len(models.by_level))
+        if not groups.levels:
+            return
+        values = _flat(symbols)[groups.order.astype(np.intp)]
+        least = np.minimum.reduceat(values, groups.starts).tolist()
+        most = np.maximum.reduceat(values, groups.starts).tolist()
+        # One array for all groups, sliced for the coder: there are some 50, most of them small.
+        codes = values + np.repeat(models.reach[groups.levels], groups.sizes)
+        start = 0
+        for level, size, low, high in zip(groups.levels, groups.sizes, least, most, strict=True):
+            group, start, reach = slice(start, start + size), start + size, models.reaches[level]
+            if level == 0 and self._put_all_zero_flag(all_zero=low == high == 0):
                 continue
-            largest = max(-int(of_level.min()), int(of_level.max()))
+            largest = max(-low, high)
             if largest - reach >= 1 << ESCAPE_WIDTHS:
                 raise EngineFailed(f"symbol {largest} is too large to code; the model's latent diverged")
             if largest <= reach:
-                self._coder.encode(of_level + reach, models.by_level[level])
+                self._coder.encode(codes[group], models.by_level[level])
             else:
-                self._put_with_escapes(of_level, level, reach)
+                self._put_with_escapes(values[group], level, reach)
 
     def finish(self) -> bytes:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
@@ -108,8 +130,7 @@ class PayloadEncoder:
         sealed = words.astype(">u4").tobytes()[: 4 * position + 8].ljust(4 * position + 8, b"\0")
         return _shortest_end(sealed, lower, width)
 
-    def _put_all_zero_flag(self, values: Symbols) -> bool:
-        all_zero = not values.any()
+    def _put_all_zero_flag(self, *, all_zero: bool) -> bool:
         self._coder.encode(np.array([not all_zero], np.int32), self._models.all_zero)
         return all_zero
 
@@ -171,28 +192,36 @@ class PayloadDecoder:
             EngineFailed: a scale index is out of range.
         """
         models = self._models
-        order, groups = _grouped(scale_indices, len(models.by_level))
-        values = np.zeros(order.shape, np.int32)
-        for level, group in groups:
+        groups = _grouped(scale_indices, len(models.by_level))
+        symbols = np.zeros(scale_indices.size, np.int32)
+        read = []
+        for level, size in zip(groups.levels, groups.sizes, strict=True):
             if self.ended:
                 break
-            size = group.stop - group.start
             if level == 0:
                 flag = self._decode(models.all_zero, 1)
                 if self.ended or flag[0] == 0:
                     self.symbols_read += len(flag) * size
                     continue
-            coded = self._decode(models.by_level[level], size)
-            self.symbols_read += len(coded)
-            reach = int(models.reach[level])
-            escaped = coded == 2 * reach + 1
-            coded -= reach
-            if escaped.any():
-                coded[escaped] = self._get_escapes(int(escaped.sum()), reach)
-            values[group.start : group.start + len(coded)] = coded
-        symbols = np.empty(order.shape, np.int32)
-        symbols[order] = values
+            read.append(self._get_group(level, size))
+            self.symbols_read += len(read[-1])
+        if read:
+            values = np.concatenate(read)
+            # Almost all are zero, as `symbols` is: only the others are put where they belong.
+            others = np.flatnonzero(values != 0)
+            symbols[groups.order[others]] = values[others]
         return symbols.reshape(scale_indices.shape)
+
+    def _get_group(self, level: int, size: int) -> Symbols:
+        """Symbols of one level; fewer where a cut payload no longer tells."""
+        reach = self._models.reaches[level]
+        values = self._decode(self._models.decoding[level], size)
+        has_escapes = len(values) > 0 and int(np.maximum.reduce(values)) > 2 * reach
+        values -= reach
+        if has_escapes:
+            escaped = values == reach + 1
+            values[escaped] = self._get_escapes(int(escaped.sum()), reach)
+        return values
 
     def _get_escapes(self, count: int, reach: int) -> Symbols:
         """Values of escaped symbols; zero where a cut payload no longer tells."""
@@ -246,34 +275,53 @@ def _range_decoder(payload: bytes) -> constriction.stream.queue.RangeDecoder:
 
 
 def _categorical(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
+    return constriction.stream.model.Categorical(_weights(frequencies), perfect=False)
+
+
+def _scanned(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
+    return constriction.stream.model.Categorical(_weights(frequencies), lazy=True)
+
+
+def _weights(frequencies: NDArray[np.int64]) -> NDArray[np.float64]:
     # constriction gives each of n symbols one unit of 2^24 and shares the rest by weight; weights that are integers
     # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
     # holds this against a range coder in plain integers.
-    weights = (frequencies - 1).astype(np.float64)
-    return constriction.stream.model.Categorical(weights, perfect=False)
+    return (frequencies - 1).astype(np.float64)
 
 
-def _grouped(scale_indices: NDArray[np.uint8], levels: int) -> tuple[NDArray[np.intp], Iterator[tuple[int, slice]]]:
-    """Coding order of a part: stable, by descending scale index; and where each level lies in it."""
-    flat = scale_indices.ravel()
-    counts = np.bincount(flat, minlength=levels)
-    if len(counts) > levels:
-        raise EngineFailed(f"scale index {len(counts) - 1} is out of range 0..{levels - 1}")
-    order = _descending(flat)
-    present = np.flatnonzero(counts)[::-1]
-    ends = np.cumsum(counts[present])
-    spans = zip(present.tolist(), (ends - counts[present]).tolist(), ends.tolist(), strict=True)
-    return order, ((level, slice(start, end)) for level, start, end in spans)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Groups:
+    """Coding order of a part: stable, by descending scale index."""
+
+    order: NDArray[np.unsignedinteger[Any]]
+    """(elements,): where each element of the coding order lies in the part."""
+    levels: list[int]
+    """Scale indices that occur, descending."""
+    starts: NDArray[np.intp]
+    """Of each of these levels in the coding order."""
+    sizes: list[int]
+    """Elements of each."""
 
 
-def _descending(levels: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Stable order by descending level."""
-    if levels.size > 1 << _POSITION_BITS:
-        return np.argsort(255 - levels, kind="stable")
-    # Numbers that are all different need no stable sort, which is three times slower.
-    keys = (255 - levels).astype(np.uint32) << np.uint32(_POSITION_BITS) | np.arange(levels.size, dtype=np.uint32)
+def _grouped(scale_indices: NDArray[np.uint8], levels: int) -> _Groups:
+    """Group a part's elements by scale index, all of which must be below `levels`."""
+    count = scale_indices.size
+    # Numbers that are all different need no stable sort, which is three times slower; and they tell where levels begin.
+    small = count <= 1 << _POSITION_BITS
+    shift = _POSITION_BITS if small else 32
+    dtype: type[np.unsignedinteger[Any]] = np.uint32 if small else np.uint64
+    keys: NDArray[np.unsignedinteger[Any]] = np.invert(scale_indices).ravel().astype(dtype)
+    keys <<= dtype(shift)
+    keys |= np.arange(count, dtype=dtype)
     keys.sort()
-    return (keys & np.uint32((1 << _POSITION_BITS) - 1)).astype(np.intp)
+    ends = np.searchsorted(keys, np.arange(1, 256, dtype=dtype) << dtype(shift))
+    sizes = np.diff(ends, prepend=0, append=count)
+    present = np.flatnonzero(sizes)
+    if present.size and 255 - int(present[0]) >= levels:
+        raise EngineFailed(f"scale index {255 - present[0]} is out of range 0..{levels - 1}")
+    keys &= dtype((1 << shift) - 1)
+    of_levels = sizes[present]
+    return _Groups(keys, (255 - present).tolist(), np.cumsum(of_levels) - of_levels, of_levels.tolist())
 
 
 def _flat(array: NDArray[np.integer]) -> Symbols:

@@ -53,12 +53,16 @@ class HostSteps:
     def quantise(self, target: Tensor, means: Tensor) -> Tensor:
         """See `LatentSteps.quantise`."""
         with np.errstate(all="ignore"):
-            rounded = np.rint(_array(target) - _array(means))
-            return np.where(np.abs(rounded) < MAX_SYMBOL, rounded, MAX_SYMBOL).astype(np.int32)  # false for NaN too
+            distance: NDArray[np.float32] = _array(target) - _array(means)
+            np.rint(distance, out=distance)
+            symbols = distance.astype(np.int32)
+            symbols[~(np.abs(distance) < MAX_SYMBOL)] = MAX_SYMBOL  # false for NaN too
+        return symbols
 
     def assemble(self, part: int, y_hat: Tensor | None, symbols: Tensor, means: Tensor) -> Tensor:
         """See `LatentSteps.assemble`."""
-        values = _array(symbols)[0] + _array(means)[0]
+        values = _array(symbols)[0].astype(np.float32)  # by itself NumPy would add in float64
+        values += _array(means)[0]
         if y_hat is None:
             channels, rows, columns = values.shape
             y_hat = np.zeros((1, channels, 2 * rows, 2 * columns), np.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -11,7 +13,7 @@ import pytest
 
 import glc
 from glc.engines import Array, Engine, engine_loader, ov_cache
-from glc.engines.ov_cache import cache_folder
+from glc.engines.ov_cache import Cache, Compiled, MappedFile, cache_folder
 from glc.runtime.default_model import default_bundle
 
 SIZE = (1, 32, 4, 4)
@@ -56,6 +58,66 @@ def test_the_second_time_nothing_is_read_or_compiled(
     assert [spec.name for spec in engine.inputs] == ["y_hat", "context"]
     assert engine.outputs[0].dtype == "uint8"
     np.testing.assert_array_equal(_run(engine), first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_of_a_graphs_file_are_let_go_after_each_run_and_nobody_writes_them(
+    graph: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _means(graph)
+    engine = engine_loader("openvino", 1).load(graph, exact=True)
+    (file,) = cache.iterdir()
+    found: list[tuple[int, int]] = []
+    leave = MappedFile.leave
+
+    def watched(memory: MappedFile) -> None:
+        found.append(_mapped_kib(file))
+        leave(memory)
+
+    monkeypatch.setattr(MappedFile, "leave", watched)
+    assert _mapped_kib(file) == (0, 0)
+    feeds = {spec.name: np.full(SIZE, 3, np.float32) for spec in engine.inputs}
+    for _ in range(3):
+        np.testing.assert_array_equal(engine.run(feeds)["means"], first)
+        assert _mapped_kib(file) == (0, 0)
+    assert len(found) == 3
+    assert all(resident > 0 and written == 0 for resident, written in found)
+    engine.close()
+
+
+def _mapped_kib(file: Path) -> tuple[int, int]:
+    """KiB of a mapped file that are resident, and those that differ from the file."""
+    resident = written = 0
+    mapped, seen = False, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if "-" in key.split()[0]:
+            mapped = line.endswith(str(file))
+            seen |= mapped
+        elif mapped and key == "Rss":
+            resident += int(value.split()[0])
+        elif mapped and key == "Anonymous":
+            written += int(value.split()[0])
+    assert seen
+    return resident, written
+
+
+def test_a_graph_that_was_just_compiled_lies_in_its_file_too(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[Compiled] = []
+    loader = engine_loader("openvino", 1)
+    recalled = Cache.recalled
+
+    def watched(self: Cache, *arguments: Any) -> Compiled | None:
+        compiled = recalled(self, *arguments)
+        imported.extend([] if compiled is None else [compiled])
+        return compiled
+
+    monkeypatch.setattr(Cache, "recalled", watched)
+    loader.load(graph, exact=True).close()
+    assert len(imported) == 1
+    monkeypatch.setenv("GLC_CACHE", "")
+    assert _means(graph).shape == (1, 32, 2, 2)
+    assert len(imported) == 1
 
 
 class _Core:

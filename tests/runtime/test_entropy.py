@@ -15,15 +15,17 @@ from tests.runtime.plain_decoder import Damaged, PlainDecoder
 from glc.errors import CorruptBitstream, EngineFailed
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table, level_of
 from glc.runtime.entropy import (
+    _MOST_SCANNED,
     ALL_ZERO_FREQUENCIES,
     ESCAPE_WIDTHS,
     MAX_SYMBOL,
     PayloadDecoder,
     PayloadEncoder,
     SymbolModels,
-    _descending,
+    _grouped,
     least_payload_bytes,
 )
+from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 
 TABLE = build_scale_table(DEFAULT_GRID)
 MODELS = SymbolModels(TABLE)
@@ -359,5 +361,32 @@ def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
 @pytest.mark.parametrize("size", [1, 1000, (1 << 24) + 3])
 def test_elements_are_coded_by_descending_level_and_then_in_their_order(size: int) -> None:
     levels = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
-    order = _descending(levels)
-    assert np.array_equal(order, np.argsort(-levels.astype(np.int16), kind="stable"))
+    groups = _grouped(levels, 256)
+    assert np.array_equal(groups.order, np.argsort(-levels.astype(np.int16), kind="stable"))
+    in_order = levels[groups.order]
+    assert groups.levels == sorted(set(levels.tolist()), reverse=True)
+    assert [in_order[start] for start in groups.starts] == groups.levels
+    assert groups.sizes == [np.count_nonzero(levels == level) for level in groups.levels]
+
+
+@pytest.mark.parametrize("escape", [1, 1 << 20])
+@pytest.mark.parametrize("zero", [1, 1 << 10, 1 << 22])
+@pytest.mark.parametrize("reach", [1, _MOST_SCANNED, _MOST_SCANNED + 1])
+def test_every_symbol_of_any_table_round_trips_however_it_is_searched(reach: int, zero: int, escape: int) -> None:
+    rest = (1 << PROBABILITY_BITS) - zero - escape
+    row = np.full(2 * reach + 2, rest // (2 * reach), np.int64)
+    row[reach], row[-1] = zero, escape
+    row[0] += (1 << PROBABILITY_BITS) - int(row.sum())
+    models = SymbolModels(ScaleTable(np.array([1, reach], np.int32), (np.array([1, (1 << 24) - 3, 1, 1]), row)))
+    symbols = np.tile(np.arange(-reach - 1, reach + 2, dtype=np.int32), 50)
+    np.random.default_rng(0).shuffle(symbols)
+    scale_indices = np.ones(len(symbols), np.uint8)
+    scale_indices[:7], symbols[:7] = 0, [0, 0, -1, 0, 1, 2, 0]
+    encoder = PayloadEncoder(models)
+    encoder.put_part(symbols, scale_indices)
+    payload = encoder.finish()
+    assert np.array_equal(PayloadDecoder(models, payload).get_part(scale_indices), symbols)
+    plain = PlainDecoder(payload)
+    plain.indices(0, 1)
+    rows = [[1, (1 << 24) - 3, 1, 1], row.tolist()]
+    assert plain.part(scale_indices.tolist(), rows) == symbols.tolist()
