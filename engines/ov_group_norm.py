@@ -18,6 +18,8 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
+from glc.engines.ov_constants import constant_behind
+
 _IGNORED = "ShapeOf"
 
 
@@ -87,15 +89,8 @@ def _single_followers(node: Any, count: int) -> Iterator[Any]:
 
 def _constant(node: Any) -> NDArray[np.float32] | None:
     """The constant operand of an operation, before it was reshaped; None where there is none."""
-    for value in node.input_values():
-        source = value.get_node()
-        if source.get_type_name() == "Reshape":
-            source = source.input_value(0).get_node()
-        if source.get_type_name() == "Convert":
-            source = source.input_value(0).get_node()
-        if source.get_type_name() == "Constant":
-            return np.asarray(source.get_data(), np.float32)
-    return None
+    found = next((values for values in map(constant_behind, node.input_values()) if values is not None), None)
+    return None if found is None else found.astype(np.float32)
 
 
 def _rewrite(norm: _GroupNorm) -> set[str]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from openvino import Type
 from openvino import opset13 as ops
 
+from glc.engines.ov_constants import constant_behind
+
 _ENDS = ("Parameter", "Result")
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 _ELEMENTWISE = ("Multiply", "Minimum", "Maximum", "Clamp", "Round")
@@ -117,12 +119,9 @@ def _until_rounded(parameter: Any) -> set[str] | None:
 
 def _constants(node: Any) -> Iterator[NDArray[np.float32]]:
     """Float constants that an operation takes, those that are stored in 16 bits too."""
-    for value in node.input_values():
-        source = value.get_node()
-        while source.get_type_name() in ("Convert", "Reshape"):  # weights of groups are reshaped
-            source = source.input_value(0).get_node()
-        if source.get_type_name() == "Constant" and source.get_element_type() in (Type.f32, Type.f16):
-            yield np.asarray(source.get_data(), np.float32)
+    for values in map(constant_behind, node.input_values()):
+        if values is not None and values.dtype in (np.float32, np.float16):
+            yield values.astype(np.float32)
 
 
 def _is_held(node: Any, values: NDArray[np.float32]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
+from glc.engines.ov_constants import constant_behind
 from glc.engines.protocol import Array, TensorSpec, check_feeds
 from glc.errors import EngineFailed
 
@@ -124,7 +125,7 @@ def keep_sums_apart(model: openvino.Model) -> None:
         if add.get_type_name() != "Add":
             continue
         for value in add.input_values():
-            if _is_convolved(value.get_node()) and not any(_is_constant(one.get_node()) for one in add.input_values()):
+            if _is_convolved(value.get_node()) and not _has_constant(add):
                 corner = ops.slice(value, _numbers(0, 0, 0, 0), _numbers(1, 1, 1, 1), _numbers(1, 1, 1, 1))
                 model.add_results([ops.result(corner)])
                 break
@@ -132,15 +133,13 @@ def keep_sums_apart(model: openvino.Model) -> None:
 
 def _is_convolved(node: Any) -> bool:
     """Whether a node is a convolution, or one with its bias."""
-    if node.get_type_name() == "Add" and any(_is_constant(value.get_node()) for value in node.input_values()):
+    if node.get_type_name() == "Add" and _has_constant(node):
         node = node.input_value(0).get_node()
     return bool(node.get_type_name() == "Convolution")
 
 
-def _is_constant(node: Any) -> bool:
-    while node.get_type_name() in ("Convert", "Reshape"):
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
+def _has_constant(node: Any) -> bool:
+    return any(constant_behind(value) is not None for value in node.input_values())
 
 
 def _numbers(*values: int) -> Any:

@@ -15,6 +15,8 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
+from glc.engines.ov_constants import constant_behind
+
 _TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
 """(4, 3): tap of the transposed kernel -> rows of the 3x3 kernel that are added up in it.
 
@@ -37,7 +39,7 @@ def merge_upsampling(model: openvino.Model) -> int:
         if convolution.get_type_name() != "Convolution":
             continue
         resize, cropped = _uncropped(convolution.input_value(0).get_node())
-        weights = _weights(convolution)
+        weights = constant_behind(convolution.input_value(1))
         pads = _pads(convolution)
         if weights is None or weights.shape[2:] != (3, 3) or pads is None or not _doubles(resize):
             continue
@@ -95,14 +97,6 @@ def _pads(convolution: Any) -> tuple[int, int] | None:
     return (pads[0], pads[1]) if pads == kind["pads_end"] and set(pads) <= {0, 1} else None
 
 
-def _weights(convolution: Any) -> NDArray[np.float64] | None:
-    """Weights (O, I, rows, columns), stored in 32 bits or in 16 behind a conversion; None where they are computed."""
-    node = convolution.input_value(1).get_node()
-    if node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    return np.asarray(node.get_data(), np.float64) if node.get_type_name() == "Constant" else None
-
-
-def _transposed(weights: NDArray[np.float64]) -> NDArray[np.float32]:
+def _transposed(weights: NDArray[np.floating]) -> NDArray[np.float32]:
     """(O, I, 3, 3) -> (I, O, 4, 4)."""
-    return np.ascontiguousarray(np.einsum("ar,oirc,bc->ioab", _TAPS, weights, _TAPS), np.float32)
+    return np.ascontiguousarray(np.einsum("ar,oirc,bc->ioab", _TAPS, weights.astype(np.float64), _TAPS), np.float32)

@@ -30,7 +30,7 @@ _NORMALISING = 0.1
 """Time that GroupNorm and swish take for that of the convolution behind them."""
 _STRIPS_AT_WORK = 20
 """Strips' worth of memory that is held beside what is kept: by a graph, between graphs, and by glibc for the next ones;
-17 to 22 (OpenVINO) and 22 to 30 (ONNX Runtime) were measured, of which glibc is made to give back what is too much."""
+about 11 (OpenVINO) and 22 to 30 (ONNX Runtime) were measured, of which glibc is made to give back what is too much."""
 _ROWS_OF_A_BLOCK = 4
 """Rows that a residual block sees beside those that it gives, above and below together."""
 
