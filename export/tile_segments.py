@@ -155,8 +155,8 @@ def up(name: str, convolution: nn.Conv2d) -> bytes:
         nearest_mode="floor",
     )
     # Of the rows above and below, doubled too, a convolution sees one.
-    first, end, axis = (nodes.shape(n) for n in (1, -1, 2))
-    nodes.features(nodes.convolution(nodes.add("Slice", doubled, first, end, axis), convolution))
+    bounds = (nodes.shape(n) for n in (1, -1, 2, 1))  # first, end, axis, step
+    nodes.features(nodes.convolution(nodes.add("Slice", doubled, *bounds), convolution))
     return _graph(name, nodes, resampling_signature(convolution.out_channels))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from glc.engines import Array, Engine, HostLoader, engine_loader
 from glc.engines.ov_strips import keep_sums_apart
+from glc.engines.ov_upsampling import merge_upsampling
 from glc.errors import EngineFailed
 from glc.export.autoencoder import ResidualBlock
 from glc.export.tile_segments import first_half, second_half, up
@@ -101,6 +102,7 @@ def test_features_are_not_laid_out_anew(half: object) -> None:
 
 def test_upsampling_is_merged_in_strips_too() -> None:
     graph = up("up", nn.Conv2d(32, 32, 3, padding=1))
+    assert merge_upsampling(openvino.Core().read_model(graph)) == 1
     given = {"features": feeds(4)["features"]}
     found = loader().load_strips(graph).run(given)
     assert largest_difference(found, loader("onnxruntime").load(graph).run(given)) < 1e-5

@@ -18,8 +18,13 @@ KERNEL = RANDOM.normal(size=(5, 3, 3, 3)).astype(np.float32)
 BIAS = RANDOM.normal(size=5).astype(np.float32)
 
 
-def graph(kernel: NDArray[np.float32] = KERNEL, scales: tuple[float, ...] = (1, 1, 2, 2), **changes: Any) -> bytes:
-    """x -> Resize -> Conv -> y; `changes` go to either node's attributes."""
+def graph(
+    kernel: NDArray[np.float32] = KERNEL,
+    scales: tuple[float, ...] = (1, 1, 2, 2),
+    cropped: tuple[int, int] | None = None,
+    **changes: Any,
+) -> bytes:
+    """x -> Resize -> Slice of rows, where asked for -> Conv -> y; `changes` go to either other node's attributes."""
     resize: dict[str, Any] = {
         "mode": "nearest",
         "coordinate_transformation_mode": "asymmetric",
@@ -36,6 +41,11 @@ def graph(kernel: NDArray[np.float32] = KERNEL, scales: tuple[float, ...] = (1, 
         helper.make_node("Resize", ["x", "", "scales"], ["large"], **resize),
         helper.make_node("Conv", ["large", "kernel", "bias"], ["y"], **conv),
     ]
+    if cropped is not None:
+        numbers = {"first": cropped[0], "end": cropped[1], "axis": 2, "step": 1}
+        weights += [onnx.numpy_helper.from_array(np.array([value]), name) for name, value in numbers.items()]
+        nodes[1].input[0] = "middle"
+        nodes.insert(1, helper.make_node("Slice", ["large", *numbers], ["middle"]))
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", "w"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5, "hh", "ww"])
     made = helper.make_model(
@@ -61,6 +71,18 @@ def test_the_merged_pair_gives_the_same_numbers_at_every_size_and_edge(size: tup
 
 
 @pytest.mark.parametrize(
+    "changes", [{"pads": [0, 0, 0, 0]}, {"pads": [0, 1, 0, 1]}, {"pads": [0, 1, 0, 1], "cropped": (1, -1)}]
+)
+def test_what_a_strip_does_without_is_left_out(changes: dict[str, Any]) -> None:
+    x = RANDOM.normal(size=(1, 3, 5, 7)).astype(np.float32)
+    plain, merged = (openvino.Core().read_model(graph(**changes)) for _ in range(2))
+    assert merge_upsampling(merged) == 1
+    expected, found = run(plain, x), run(merged, x)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"scales": (1, 1, 2, 3)},
@@ -68,9 +90,11 @@ def test_the_merged_pair_gives_the_same_numbers_at_every_size_and_edge(size: tup
         {"mode": "linear"},
         {"coordinate_transformation_mode": "half_pixel"},
         {"nearest_mode": "ceil"},
-        {"pads": [0, 0, 0, 0]},
         {"pads": [1, 1, 0, 0]},
+        {"pads": [2, 2, 2, 2]},
         {"strides": [2, 2]},
+        {"cropped": (2, -1)},
+        {"cropped": (1, 4)},
         {"kernel": RANDOM.normal(size=(5, 3, 1, 1)).astype(np.float32)},
         {"kernel": RANDOM.normal(size=(5, 3, 5, 5)).astype(np.float32)},
     ],
