@@ -31,7 +31,7 @@ class PeerCoderTurn:
     payload_bytes: int
 
 
-class PeerCoder:
+class PeerCoder(Piped):
     """CompressAI's coder, waiting for its turn."""
 
     def __init__(
@@ -59,7 +59,7 @@ class PeerCoder:
         cdfs, sizes, offsets = peer_tables(table)
         whole, of_whole = np.tile(symbols.ravel(), parts), np.tile(indices.ravel(), parts)
         np.savez(file, symbols=whole, indices=of_whole, cdfs=cdfs, sizes=sizes, offsets=offsets)
-        self._piped = Piped("compressai", "its coder", [python, str(_PROGRAM), str(file)])
+        super().__init__("compressai", "its coder", [python, str(_PROGRAM), str(file)])
 
     def turn(self) -> PeerCoderTurn:
         """Write and read all symbols once more.
@@ -67,11 +67,7 @@ class PeerCoder:
         Raises:
             EngineFailed: the process ended.
         """
-        return PeerCoderTurn(**self._piped.ask())
-
-    def close(self) -> None:
-        """End the process."""
-        self._piped.close()
+        return PeerCoderTurn(**self.ask())
 
 
 def peer_tables(table: ScaleTable) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:

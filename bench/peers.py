@@ -90,7 +90,7 @@ class Piped:
         raise EngineFailed(f"{self._name}: {last[0] if last else f'ended with {self._process.returncode}'}")
 
 
-class PeerProcess:
+class PeerProcess(Piped):
     """A model that waits for its turn."""
 
     def __init__(self, package: str, model: str, image: Path, threads: int, python: str | None) -> None:
@@ -108,8 +108,8 @@ class PeerProcess:
             EngineFailed: the process ended.
         """
         command = [python or sys.executable, str(_PROGRAM), package, model, str(image), str(threads)]
-        self._piped = Piped(package, model, command)
-        opened = self._piped.opened
+        super().__init__(package, model, command)
+        opened = self.opened
         self.parameters = int(opened["parameters"])
         first = self.turn()
         self.first_image = FirstImage(
@@ -122,8 +122,4 @@ class PeerProcess:
         Raises:
             EngineFailed: the process ended.
         """
-        return PeerTurn(**self._piped.ask())
-
-    def close(self) -> None:
-        """End the process."""
-        self._piped.close()
+        return PeerTurn(**self.ask())

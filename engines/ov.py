@@ -20,6 +20,7 @@ except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
 from glc.engines.ov_cache import Cache, Compiled
+from glc.engines.ov_errors import last_line
 from glc.engines.ov_group_norm import merge_group_norms
 from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
 from glc.engines.ov_strips import OvStripEngine, keep_sums_apart
@@ -81,7 +82,7 @@ class OvEngine:
             if self._sparing:
                 compiled.model.release_memory()
         except RuntimeError as error:
-            raise EngineFailed(f"openvino: {_first_line(error)}") from error
+            raise EngineFailed(f"openvino: {last_line(error)}") from error
         if is_first:  # later runs come back to those pages alone that are used as they lie
             compiled.leave_pages()
         names = [spec.name for spec in self._outputs]
@@ -175,14 +176,14 @@ class OvLoader(HostLoader):
             source = self._core.read_model(graph)
             self._rewrite(source, exact=exact)
         except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
         return source
 
     def _compiled(self, source: openvino.Model, settings: Mapping[str, Any]) -> openvino.CompiledModel:
         try:
             model = self._core.compile_model(source, _DEVICE, dict(settings))
         except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
         _require_precision(model, settings)
         return model
 
@@ -222,7 +223,7 @@ def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any
     try:
         given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except RuntimeError as error:
-        raise EngineRejectedGraph(f"openvino cannot load the graph: {_first_line(error)}") from error
+        raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
     if given != hint:
         raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
 
@@ -238,8 +239,3 @@ def _spec(port: Any) -> TensorSpec:
         raise EngineRejectedGraph(f"{port.any_name} has type {kind}; expected one of {', '.join(_DTYPES)}")
     shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
     return TensorSpec(port.any_name, _DTYPES[kind], shape)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

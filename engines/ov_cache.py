@@ -29,6 +29,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from glc.engines.ov_errors import last_line
 from glc.engines.processor import processor_name
 from glc.engines.protocol import TensorSpec
 
@@ -107,7 +108,7 @@ class Cache:
         try:
             return _load(self.core, self.device, file, settings)
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:  # damaged: made anew
-            _logger.warning("%s cannot be used and is compiled anew: %s", file, str(error).strip().rpartition("\n")[2])
+            _logger.warning("%s cannot be used and is compiled anew: %s", file, last_line(error))
             return None
 
     def keep(self, compiled: Compiled, sha256: str, settings: Mapping[str, Any], way: str) -> bool:

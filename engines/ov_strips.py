@@ -16,6 +16,7 @@ import openvino
 from openvino import opset13 as ops
 
 from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_errors import last_line
 from glc.engines.protocol import Array, TensorSpec, check_feeds
 from glc.errors import EngineFailed
 
@@ -77,7 +78,7 @@ class OvStripEngine:
                 request.set_output_tensor(number, openvino.Tensor(results[spec.name], shared_memory=True))
             request.infer(arrays, share_inputs=True)
         except RuntimeError as error:
-            raise EngineFailed(f"openvino: {str(error).strip()}") from error
+            raise EngineFailed(f"openvino: {last_line(error)}") from error
         return results
 
     def _request(self, source: openvino.Model, form: Form) -> openvino.InferRequest:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import Array, Engine, EngineLoader, HostLoader, StageListener, Tensor, Workspace
+from glc.engines import Array, Engine, EngineLoader, HostLoader, StageListener, StripLoader, Tensor, Workspace
 from glc.errors import MemoryLimitTooSmall
 from glc.runtime.bundle import Bundle
 from glc.runtime.memory_limit import (
@@ -48,6 +48,8 @@ found among what glibc keeps; 6 in place of 4 made images at the narrowest limit
 class BoundedNetworks(Networks):
     """Networks that keep this process's resident memory below a limit; images pass one at a time."""
 
+    _loader: StripLoader
+
     def __init__(
         self,
         bundle: Bundle,
@@ -73,8 +75,7 @@ class BoundedNetworks(Networks):
             raise ValueError(f"memory_limit_bytes must be positive; got {limit_bytes}")
         if not isinstance(loader, HostLoader):
             raise ValueError(f"memory_limit_bytes is for engines on the CPU, not for {loader.fingerprint}")
-        self._sparing = loader.sparing()
-        super().__init__(bundle, self._sparing, on_stage)
+        super().__init__(bundle, loader.sparing(), on_stage)
         self.layout = bundle.tile_layout()
         reuse_memory()
         self.limit_bytes = limit_bytes
@@ -97,7 +98,7 @@ class BoundedNetworks(Networks):
 
     def _loaded(self, graph: str, sha256: str, *, exact: bool) -> Engine:
         if graph in self.bundle.manifest.tiles and own_name(graph) not in _DEEPEST.values():
-            return self._sparing.load_strips(self.bundle.graph(graph)[1])
+            return self._loader.load_strips(self.bundle.graph(graph)[1])
         return super()._loaded(graph, sha256, exact=exact)
 
     def room_bytes(self) -> int:
@@ -121,7 +122,7 @@ class BoundedNetworks(Networks):
     @property
     def takes_half(self) -> bool:
         """Whether tile graphs take features of float16 as they are."""
-        return self._sparing.strips_take_half
+        return self._loader.strips_take_half
 
     def free(self) -> None:
         """Free every loaded graph."""

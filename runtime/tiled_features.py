@@ -45,6 +45,10 @@ class Window:
         rows = np.arange(self.first, self.end)
         return ((rows >= 0) & (rows < height)).astype(np.float32)
 
+    def normalised(self, values: Array, height: int, statistics: Mapping[str, Array]) -> dict[str, Array]:
+        """Feeds of a graph that starts with a GroupNorm: rows `within` the image, and its statistics."""
+        return {"features": self.filled(values, height), "inside": self.inside(height), **statistics}
+
 
 class Sampling(enum.Enum):
     """A 3x3 convolution, by the sides that it gives for those that it takes."""
@@ -237,9 +241,10 @@ class GraphLayer(ComputedLayer):
     def strip_of(self, values: Array, window: Window, rows: int) -> tuple[Array, RowMoments]:
         """Of rows of the layer below that are there already, those of a window within the image, so many rows."""
         height = self._below.height
-        feeds = {"features": window.filled(values, height)}
-        if self._statistics is not None:
-            feeds |= {"inside": window.inside(height), **self._statistics}
+        if self._statistics is None:
+            feeds = {"features": window.filled(values, height)}
+        else:
+            feeds = window.normalised(values, height, self._statistics)
         return _strip(self._graph, self._run(self._graph, feeds), rows, self.width)
 
     def _forget(self, before: int) -> None:
@@ -291,12 +296,7 @@ class ResidualLayer(ComputedLayer):
             below = self._below.rows(below_first, below_end)
             hidden, _ = self._first_half.strip_of(below, wider, hidden_end - hidden_first)
             identity = below[:, first - below_first : end - below_first]
-        feeds = {
-            "features": window.filled(hidden, self.height),
-            "residual": identity,
-            "inside": window.inside(self.height),
-            **self._statistics,
-        }
+        feeds = {**window.normalised(hidden, self.height, self._statistics), "residual": identity}
         return _strip(self._graph, self._run(self._graph, feeds), end - first, self.width)
 
     def _forget(self, before: int) -> None:

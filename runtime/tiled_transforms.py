@@ -116,12 +116,7 @@ class TiledTransforms:
         step = self._plan.strip_rows(levels[0], features.height, features.width)
         for first in range(0, rows, step):
             window = Sampling.SAME.window(first, first + step)
-            given = features.rows(*window.within(features.height))
-            feeds = {
-                "features": window.filled(given, features.height),
-                "inside": window.inside(features.height),
-                **statistics,
-            }
+            feeds = window.normalised(features.rows(*window.within(features.height)), features.height, statistics)
             end = min(first + step, rows)
             image[:, first:end] = self._run("tile_synthesis_end", feeds)["image"][:, : end - first, :columns]
             needed, passed = (end - 1, end) if end < rows else (features.height, features.height)
