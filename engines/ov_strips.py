@@ -20,9 +20,6 @@ from glc.engines.ov_errors import last_line
 from glc.engines.protocol import Array, TensorSpec, check_feeds
 from glc.errors import EngineFailed
 
-_MOST_FORMS = 3
-"""Compiled at once: of strips in the middle of an image, at its top and at its bottom."""
-
 _HALVED = ("features", "residual")
 """Inputs that may be float16 where the graph says float32."""
 
@@ -31,8 +28,10 @@ Form = tuple[tuple[tuple[int, ...], str], ...]
 
 
 class OvStripEngine:
-    """A graph that is compiled anew for each form of its inputs; the last few are kept, with the memory that runs take.
+    """A graph that is compiled anew where its inputs have another form than those before.
 
+    One form is kept at a time, with the memory that its runs take: nearly all strips of a pass have the same, and where
+    rows are computed through many graphs, each with memory for several forms, a limit was exceeded by a third.
     Features may be float16 where the graph takes float32.
     """
 
@@ -57,7 +56,8 @@ class OvStripEngine:
         self.outputs = outputs
         """See `Engine.outputs`."""
         self._compiled = compiled
-        self._requests: dict[Form, openvino.InferRequest] = {}
+        self._form: Form | None = None
+        self._request: openvino.InferRequest | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs; see `Engine.run`. For one thread at a time."""
@@ -68,8 +68,7 @@ class OvStripEngine:
         arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in specs]
         form = tuple((array.shape, spec.dtype) for spec, array in zip(specs, arrays, strict=True))
         try:
-            request = self._requests.pop(form, None) or self._request(self._source, form)
-            self._requests[form] = request  # the last in order is the last that was used
+            request = self._request_for(self._source, form)
             results = {}
             for number, spec in enumerate(self.outputs):
                 tensor = request.get_output_tensor(number)
@@ -81,20 +80,21 @@ class OvStripEngine:
             raise EngineFailed(f"openvino: {last_line(error)}") from error
         return results
 
-    def _request(self, source: openvino.Model, form: Form) -> openvino.InferRequest:
-        while len(self._requests) >= _MOST_FORMS:
-            self._requests.pop(next(iter(self._requests)))
+    def _request_for(self, source: openvino.Model, form: Form) -> openvino.InferRequest:
+        if self._request is not None and self._form == form:
+            return self._request
+        self._request = None  # before the next one takes memory
         model = source.clone()
         for parameter, spec, (_, dtype) in zip(model.get_parameters(), self.inputs, form, strict=True):
             if dtype != spec.dtype:
                 _take_half(parameter)
         model.reshape({spec.name: list(shape) for spec, (shape, _) in zip(self.inputs, form, strict=True)})
-        return self._compiled(model).create_infer_request()
+        self._form, self._request = form, self._compiled(model).create_infer_request()
+        return self._request
 
     def close(self) -> None:
         """Free the graph."""
-        self._source = None
-        self._requests.clear()
+        self._source = self._request = None
 
 
 def _as_given(spec: TensorSpec, feeds: Mapping[str, Array]) -> TensorSpec:

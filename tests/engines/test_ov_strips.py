@@ -13,6 +13,7 @@ from glc.engines.ov_upsampling import merge_upsampling
 from glc.errors import EngineFailed
 from glc.export.autoencoder import ResidualBlock
 from glc.export.tile_segments import first_half, second_half, up
+from glc.runtime.memory_limit import give_back, resident_bytes
 
 RANDOM = np.random.default_rng(0)
 
@@ -63,6 +64,20 @@ def test_features_of_float16_are_taken_as_they_are(engine: Engine) -> None:
     found, expected = engine.run(half), engine.run(wide)
     assert all(array.dtype == np.float32 for array in found.values())
     assert largest_difference(found, expected) < 1e-5
+
+
+def test_memory_is_kept_for_the_last_size_alone(engine: Engine) -> None:
+    large = feeds(96, 512)
+    engine.run(feeds(4))
+    give_back()
+    before = resident_bytes()
+    for rows in (96, 95, 94, 93, 4):
+        given = {name: array[:, : rows + 2 * (name == "features")] for name, array in large.items() if array.ndim == 4}
+        engine.run({**large, **given, "inside": large["inside"][: rows + 2]})
+    del given
+    give_back()
+    # One size takes twice its features for convolved and normalised rows alone.
+    assert resident_bytes() - before < large["features"].nbytes
 
 
 def test_statistics_of_float16_are_refused(engine: Engine) -> None:
