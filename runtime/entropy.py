@@ -24,6 +24,9 @@ _WORD_BYTES = 4
 _BEYOND = b"\xff" * 16
 """Highest continuation of a cut payload, as far as its last certain symbol can tell."""
 
+_GATHERED = 1 << 18
+"""Values that are taken at a time: their positions stay in the processor's cache."""
+
 _POSITION_BITS = 24
 """Of 32, beside the 8 of a level."""
 
@@ -63,13 +66,12 @@ class SymbolModels:
     """constriction's models for one scale table; read-only, shared by all coders."""
 
     def __init__(self, table: ScaleTable) -> None:
-        self.reach = table.reach
-        self.reaches: list[int] = table.reach.tolist()
-        """The same, for single levels."""
+        self.reach: list[int] = table.reach.tolist()
+        """Largest magnitude in the table of each level."""
         self.by_level = tuple(map(_categorical, table.frequencies))
         self.decoding = tuple(
             _scanned(row) if reach <= _MOST_SCANNED else halved
-            for row, reach, halved in zip(table.frequencies, self.reaches, self.by_level, strict=True)
+            for row, reach, halved in zip(table.frequencies, self.reach, self.by_level, strict=True)
         )
         """The same models, as they decode fastest."""
         self.all_zero = _categorical(ALL_ZERO_FREQUENCIES)
@@ -105,21 +107,19 @@ class PayloadEncoder:
         groups = _grouped(scale_indices, len(models.by_level))
         if not groups.levels:
             return
-        values = _flat(symbols)[groups.order.astype(np.intp)]
+        values = _gathered(_flat(symbols), groups.order)
         least = np.minimum.reduceat(values, groups.starts).tolist()
         most = np.maximum.reduceat(values, groups.starts).tolist()
-        # One array for all groups, sliced for the coder: there are some 50, most of them small.
-        codes = values + np.repeat(models.reach[groups.levels], groups.sizes)
         start = 0
         for level, size, low, high in zip(groups.levels, groups.sizes, least, most, strict=True):
-            group, start, reach = slice(start, start + size), start + size, models.reaches[level]
+            group, start, reach = slice(start, start + size), start + size, models.reach[level]
             if level == 0 and self._put_all_zero_flag(all_zero=low == high == 0):
                 continue
             largest = max(-low, high)
             if largest - reach >= 1 << ESCAPE_WIDTHS:
                 raise EngineFailed(f"symbol {largest} is too large to code; the model's latent diverged")
             if largest <= reach:
-                self._coder.encode(codes[group], models.by_level[level])
+                self._coder.encode(values[group] + np.int32(reach), models.by_level[level])
             else:
                 self._put_with_escapes(values[group], level, reach)
 
@@ -214,7 +214,7 @@ class PayloadDecoder:
 
     def _get_group(self, level: int, size: int) -> Symbols:
         """Symbols of one level; fewer where a cut payload no longer tells."""
-        reach = self._models.reaches[level]
+        reach = self._models.reach[level]
         values = self._decode(self._models.decoding[level], size)
         has_escapes = len(values) > 0 and int(np.maximum.reduce(values)) > 2 * reach
         values -= reach
@@ -322,6 +322,15 @@ def _grouped(scale_indices: NDArray[np.uint8], levels: int) -> _Groups:
     keys &= dtype((1 << shift) - 1)
     of_levels = sizes[present]
     return _Groups(keys, (255 - present).tolist(), np.cumsum(of_levels) - of_levels, of_levels.tolist())
+
+
+def _gathered(values: Symbols, order: NDArray[np.unsignedinteger[Any]]) -> Symbols:
+    """Take values in another order; some at a time, since NumPy needs the order in 64 bits."""
+    result = np.empty(len(order), np.int32)
+    for first in range(0, len(order), _GATHERED):
+        some = slice(first, first + _GATHERED)
+        values.take(order[some].astype(np.intp), out=result[some], mode="clip")  # "raise" would copy `out`
+    return result
 
 
 def _flat(array: NDArray[np.integer]) -> Symbols:
