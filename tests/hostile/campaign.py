@@ -29,7 +29,7 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,8 +96,8 @@ class Tally:
         self.seconds += time.monotonic() - start
 
 
-def run_campaign(seed: int, streams: range, bundles: range) -> tuple[Tally, Tally]:
-    """Run cases by their numbers; the tallies of streams and of bundles."""
+def run_campaign(seed: int, streams: range, bundles: range) -> Iterator[tuple[str, Tally]]:
+    """Run cases by their numbers; what each kind is called and its tally, as soon as it is there."""
     with glc.Codec.open(default_bundle(), engine="onnxruntime", threads=1) as codec:
         seeds = make_seeds(codec)
         allowance = Allowance.measure(codec)
@@ -106,8 +106,9 @@ def run_campaign(seed: int, streams: range, bundles: range) -> tuple[Tally, Tall
         of_streams.add_all(run_cases(job, streams), len(streams))
         if cells(of_streams.shown):
             _require_process_memory(of_streams, codec, seeds[0], allowance)
+    yield "streams", of_streams
     of_bundles.add_all(run_cases(BundleJob(seed, seeds), bundles), len(bundles))
-    return of_streams, of_bundles
+    yield "bundles", of_bundles
 
 
 def cells(size: tuple[int, int]) -> int:
@@ -151,13 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = int(options.only[1:])
         one, none = range(number, number + 1), range(0)
         streams, bundles = (one, none) if options.only[0] == "s" else (none, one)
-    tallies = run_campaign(options.seed, streams, bundles)
     found = 0
-    for tally, what in zip(tallies, ("streams", "bundles"), strict=True):
+    for what, tally in run_campaign(options.seed, streams, bundles):
         if tally.cases:
             print(*summary(tally, f"seed {options.seed}, {what}"), sep="\n")
         for outcome, text in tally.violations:
             print(f"VIOLATION seed {options.seed} {_name(outcome)}: {text}")
+        sys.stdout.flush()  # the next kind takes long, and may be ended before it is done
         found += len(tally.violations)
     return 1 if found else 0
 

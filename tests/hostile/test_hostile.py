@@ -258,11 +258,12 @@ def test_a_violation_is_printed_with_seed_and_number_and_is_exit_code_1(
 ) -> None:
     asked = []
 
-    def planted(seed: int, streams: range, bundles: range) -> tuple[campaign.Tally, campaign.Tally]:
+    def planted(seed: int, streams: range, bundles: range) -> Iterator[tuple[str, campaign.Tally]]:
         asked.append((seed, list(streams), list(bundles)))
         tally = campaign.Tally()
         tally.add(Outcome("s17", "flip_bits", (("decode", "ValueError"),), violations=("decode raised ValueError",)))
-        return tally, campaign.Tally()
+        yield "streams", tally
+        yield "bundles", campaign.Tally()
 
     monkeypatch.setattr(campaign, "run_campaign", planted)
     assert campaign.main(["--seed", "3", "--only", "s17"]) == 1

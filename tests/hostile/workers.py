@@ -24,6 +24,8 @@ from glc.runtime.default_model import default_bundle
 
 PATIENCE_S = 30.0
 """A child that is silent for so long is ended."""
+_START_S = 180.0
+"""Before its first case a child imports and loads much, perhaps on a machine that has other work too."""
 
 DIED = "died or hung"
 """Result of a case that ended its process."""
@@ -101,8 +103,9 @@ def _outcomes(job: Job, numbers: range, patience_s: float, begun: list[int]) -> 
     blank: Outcome | None = None
     try:
         while len(begun) < len(numbers) or blank is not None:
-            if not receiver.poll(patience_s):
-                end = f"the process was silent for {patience_s:.0f} s"
+            patience = patience_s if begun else max(patience_s, _START_S)
+            if not receiver.poll(patience):
+                end = f"the process was silent for {patience:.0f} s"
                 break
             try:
                 message: Outcome = receiver.recv()
