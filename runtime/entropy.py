@@ -194,7 +194,8 @@ class PayloadDecoder:
         models = self._models
         groups = _grouped(scale_indices, len(models.by_level))
         symbols = np.zeros(scale_indices.size, np.int32)
-        read = []
+        read: list[Symbols] = []
+        first = count = 0
         for level, size in zip(groups.levels, groups.sizes, strict=True):
             if self.ended:
                 break
@@ -205,11 +206,12 @@ class PayloadDecoder:
                     continue
             read.append(self._get_group(level, size))
             self.symbols_read += len(read[-1])
-        if read:
-            values = np.concatenate(read)
-            # Almost all are zero, as `symbols` is: only the others are put where they belong.
-            others = np.flatnonzero(values != 0)
-            symbols[groups.order[others]] = values[others]
+            count += len(read[-1])
+            if count >= _GATHERED:
+                _scatter(read, groups.order[first : first + count], symbols)
+                first, count = first + count, 0
+                read.clear()
+        _scatter(read, groups.order[first : first + count], symbols)
         return symbols.reshape(scale_indices.shape)
 
     def _get_group(self, level: int, size: int) -> Symbols:
@@ -331,6 +333,14 @@ def _gathered(values: Symbols, order: NDArray[np.unsignedinteger[Any]]) -> Symbo
         some = slice(first, first + _GATHERED)
         values.take(order[some].astype(np.intp), out=result[some], mode="clip")  # "raise" would copy `out`
     return result
+
+
+def _scatter(groups: list[Symbols], order: NDArray[np.unsignedinteger[Any]], symbols: Symbols) -> None:
+    """Put groups, one behind the other, where they belong; all of `symbols` is zero there, and almost all of them."""
+    if groups:
+        values = groups[0] if len(groups) == 1 else np.concatenate(groups)
+        others = np.flatnonzero(values != 0)
+        symbols[order[others]] = values[others]
 
 
 def _flat(array: NDArray[np.integer]) -> Symbols:
