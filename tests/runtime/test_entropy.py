@@ -14,6 +14,7 @@ from tests.runtime.plain_decoder import Damaged, PlainDecoder
 
 from glc.errors import CorruptBitstream, EngineFailed
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table, level_of
+from glc.runtime import entropy
 from glc.runtime.entropy import (
     _MOST_SCANNED,
     ALL_ZERO_FREQUENCIES,
@@ -121,6 +122,17 @@ def contents(draw: st.DrawFn, lowest: int = 0) -> Content:
 @given(contents())
 def test_both_decoders_return_what_was_encoded(content: Content) -> None:
     assert_round_trip(content)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 256])
+def test_a_part_that_is_put_in_order_some_at_a_time_round_trips(
+    monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(entropy, "_GATHERED", at_a_time)
+    scale_indices = random.integers(0, len(TABLE.reach), 1000)
+    symbols = np.where(scale_indices > 0, random.integers(-3, 4, 1000), 0)
+    assert_round_trip(Content(parts=[part(scale_indices.tolist(), symbols.tolist())]))
 
 
 @pytest.mark.parametrize("seed", range(6))
