@@ -25,7 +25,7 @@ _BEYOND = b"\xff" * 16
 """Highest continuation of a cut payload, as far as its last certain symbol can tell."""
 
 _GATHERED = 1 << 18
-"""Values that are taken at a time: their positions stay in the processor's cache."""
+"""Values that are put into another order at a time: their positions stay in the processor's cache."""
 
 _POSITION_BITS = 24
 """Of 32, beside the 8 of a level."""
@@ -195,7 +195,7 @@ class PayloadDecoder:
         groups = _grouped(scale_indices, len(models.by_level))
         symbols = np.zeros(scale_indices.size, np.int32)
         read: list[Symbols] = []
-        first = count = 0
+        first = end = 0  # of what was read and is not yet where it belongs
         for level, size in zip(groups.levels, groups.sizes, strict=True):
             if self.ended:
                 break
@@ -206,12 +206,11 @@ class PayloadDecoder:
                     continue
             read.append(self._get_group(level, size))
             self.symbols_read += len(read[-1])
-            count += len(read[-1])
-            if count >= _GATHERED:
-                _scatter(read, groups.order[first : first + count], symbols)
-                first, count = first + count, 0
-                read.clear()
-        _scatter(read, groups.order[first : first + count], symbols)
+            end += len(read[-1])
+            if end - first >= _GATHERED:
+                _scatter(read, groups.order[first:end], symbols)
+                read, first = [], end
+        _scatter(read, groups.order[first:end], symbols)
         return symbols.reshape(scale_indices.shape)
 
     def _get_group(self, level: int, size: int) -> Symbols:

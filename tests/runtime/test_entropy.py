@@ -130,7 +130,7 @@ def test_a_part_that_is_put_in_order_some_at_a_time_round_trips(
 ) -> None:
     random = np.random.default_rng(0)
     monkeypatch.setattr(entropy, "_GATHERED", at_a_time)
-    scale_indices = random.integers(0, len(TABLE.reach), 1000)
+    scale_indices = random.integers(0, LEVELS, 1000)
     symbols = np.where(scale_indices > 0, random.integers(-3, 4, 1000), 0)
     assert_round_trip(Content(parts=[part(scale_indices.tolist(), symbols.tolist())]))
 
