@@ -10,25 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from glc.errors import CorruptBitstream, EngineFailed, TruncatedBitstream
+from glc.runtime.coding_order import CodingOrder
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 
 _WORD_BYTES = 4
 _BEYOND = b"\xff" * 16
 """Highest continuation of a cut payload, as far as its last certain symbol can tell."""
-
-_GATHERED = 1 << 18
-"""Values that are put into another order at a time: their positions stay in the processor's cache."""
-
-_POSITION_BITS = 24
-"""Of 32, beside the 8 of a level."""
 
 ESCAPE_WIDTHS = 23
 """An escaped magnitude exceeds the table's reach by a number of 1 to 23 bits."""
@@ -104,24 +97,18 @@ class PayloadEncoder:
             EngineFailed: a scale index or a symbol is out of range.
         """
         models = self._models
-        groups = _grouped(scale_indices, len(models.by_level))
-        if not groups.levels:
-            return
-        values = _gathered(_flat(symbols), groups.order)
-        least = np.minimum.reduceat(values, groups.starts).tolist()
-        most = np.maximum.reduceat(values, groups.starts).tolist()
-        start = 0
-        for level, size, low, high in zip(groups.levels, groups.sizes, least, most, strict=True):
-            group, start, reach = slice(start, start + size), start + size, models.reach[level]
-            if level == 0 and self._put_all_zero_flag(all_zero=low == high == 0):
+        order = CodingOrder.of(scale_indices, len(models.by_level))
+        for level, group in zip(order.levels, order.by_level(_flat(symbols)), strict=True):
+            if level == 0 and self._put_all_zero_flag(all_zero=group.largest == 0):
                 continue
-            largest = max(-low, high)
-            if largest - reach >= 1 << ESCAPE_WIDTHS:
-                raise EngineFailed(f"symbol {largest} is too large to code; the model's latent diverged")
-            if largest <= reach:
-                self._coder.encode(values[group] + np.int32(reach), models.by_level[level])
-            else:
-                self._put_with_escapes(values[group], level, reach)
+            reach = models.reach[level]
+            if group.largest - reach >= 1 << ESCAPE_WIDTHS:
+                raise EngineFailed(f"symbol {group.largest} is too large to code; the model's latent diverged")
+            if group.largest > reach:
+                self._put_with_escapes(np.concatenate(group.pieces), level, reach)
+                continue
+            for values in group.pieces:
+                self._coder.encode(values + np.int32(reach), models.by_level[level])
 
     def finish(self) -> bytes:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
@@ -191,29 +178,22 @@ class PayloadDecoder:
             CorruptBitstream: no sequence of symbols leads to this payload.
             EngineFailed: a scale index is out of range.
         """
-        models = self._models
-        groups = _grouped(scale_indices, len(models.by_level))
-        symbols = np.zeros(scale_indices.size, np.int32)
-        read: list[Symbols] = []
-        first = end = 0  # of what was read and is not yet where it belongs
-        for level, size in zip(groups.levels, groups.sizes, strict=True):
-            if self.ended:
-                break
-            if level == 0:
-                flag = self._decode(models.all_zero, 1)
-                if self.ended or flag[0] == 0:
-                    self.symbols_read += len(flag) * size
-                    continue
-            read.append(self._get_group(level, size))
-            self.symbols_read += len(read[-1])
-            end += len(read[-1])
-            if end - first >= _GATHERED:
-                _scatter(read, groups.order[first:end], symbols)
-                read, first = [], end
-        _scatter(read, groups.order[first:end], symbols)
-        return symbols.reshape(scale_indices.shape)
+        order = CodingOrder.of(scale_indices, len(self._models.by_level))
+        groups = [self._get_group(level, size) for level, size in zip(order.levels, order.sizes, strict=True)]
+        return order.restored(groups).reshape(scale_indices.shape)
 
     def _get_group(self, level: int, size: int) -> Symbols:
+        """Symbols of one level, (size,); zero where a cut payload no longer tells."""
+        if level == 0:
+            flag = self._decode(self._models.all_zero, 1)
+            if not flag.any():
+                self.symbols_read += len(flag) * size
+                return np.zeros(size, np.int32)
+        certain = self._get_certain(level, size)
+        self.symbols_read += len(certain)
+        return certain if len(certain) == size else np.pad(certain, (0, size - len(certain)))
+
+    def _get_certain(self, level: int, size: int) -> Symbols:
         """Symbols of one level; fewer where a cut payload no longer tells."""
         reach = self._models.reach[level]
         values = self._decode(self._models.decoding[level], size)
@@ -288,58 +268,6 @@ def _weights(frequencies: NDArray[np.int64]) -> NDArray[np.float64]:
     # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
     # holds this against a range coder in plain integers.
     return (frequencies - 1).astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Groups:
-    """Coding order of a part: stable, by descending scale index."""
-
-    order: NDArray[np.unsignedinteger[Any]]
-    """(elements,): where each element of the coding order lies in the part."""
-    levels: list[int]
-    """Scale indices that occur, descending."""
-    starts: NDArray[np.intp]
-    """Of each of these levels in the coding order."""
-    sizes: list[int]
-    """Elements of each."""
-
-
-def _grouped(scale_indices: NDArray[np.uint8], levels: int) -> _Groups:
-    """Group a part's elements by scale index, all of which must be below `levels`."""
-    count = scale_indices.size
-    # Numbers that are all different need no stable sort, which is three times slower; and they tell where levels begin.
-    small = count <= 1 << _POSITION_BITS
-    shift = _POSITION_BITS if small else 32
-    dtype: type[np.unsignedinteger[Any]] = np.uint32 if small else np.uint64
-    keys: NDArray[np.unsignedinteger[Any]] = np.invert(scale_indices).ravel().astype(dtype)
-    keys <<= dtype(shift)
-    keys |= np.arange(count, dtype=dtype)
-    keys.sort()
-    ends = np.searchsorted(keys, np.arange(1, 256, dtype=dtype) << dtype(shift))
-    sizes = np.diff(ends, prepend=0, append=count)
-    present = np.flatnonzero(sizes)
-    if present.size and 255 - int(present[0]) >= levels:
-        raise EngineFailed(f"scale index {255 - present[0]} is out of range 0..{levels - 1}")
-    keys &= dtype((1 << shift) - 1)
-    of_levels = sizes[present]
-    return _Groups(keys, (255 - present).tolist(), np.cumsum(of_levels) - of_levels, of_levels.tolist())
-
-
-def _gathered(values: Symbols, order: NDArray[np.unsignedinteger[Any]]) -> Symbols:
-    """Take values in another order; some at a time, since NumPy needs the order in 64 bits."""
-    result = np.empty(len(order), np.int32)
-    for first in range(0, len(order), _GATHERED):
-        some = slice(first, first + _GATHERED)
-        values.take(order[some].astype(np.intp), out=result[some], mode="clip")  # "raise" would copy `out`
-    return result
-
-
-def _scatter(groups: list[Symbols], order: NDArray[np.unsignedinteger[Any]], symbols: Symbols) -> None:
-    """Put groups, one behind the other, where they belong; all of `symbols` is zero there, and almost all of them."""
-    if groups:
-        values = groups[0] if len(groups) == 1 else np.concatenate(groups)
-        others = np.flatnonzero(values != 0)
-        symbols[order[others]] = values[others]
 
 
 def _flat(array: NDArray[np.integer]) -> Symbols:

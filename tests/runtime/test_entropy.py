@@ -14,7 +14,7 @@ from tests.runtime.plain_decoder import Damaged, PlainDecoder
 
 from glc.errors import CorruptBitstream, EngineFailed
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table, level_of
-from glc.runtime import entropy
+from glc.runtime import coding_order
 from glc.runtime.entropy import (
     _MOST_SCANNED,
     ALL_ZERO_FREQUENCIES,
@@ -23,7 +23,6 @@ from glc.runtime.entropy import (
     PayloadDecoder,
     PayloadEncoder,
     SymbolModels,
-    _grouped,
     least_payload_bytes,
 )
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
@@ -124,12 +123,10 @@ def test_both_decoders_return_what_was_encoded(content: Content) -> None:
     assert_round_trip(content)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 7, 256])
-def test_a_part_that_is_put_in_order_some_at_a_time_round_trips(
-    monkeypatch: pytest.MonkeyPatch, at_a_time: int
-) -> None:
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_a_part_of_many_blocks_round_trips(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     random = np.random.default_rng(0)
-    monkeypatch.setattr(entropy, "_GATHERED", at_a_time)
+    monkeypatch.setattr(coding_order, "BLOCK", block)
     scale_indices = random.integers(0, LEVELS, 1000)
     symbols = np.where(scale_indices > 0, random.integers(-3, 4, 1000), 0)
     assert_round_trip(Content(parts=[part(scale_indices.tolist(), symbols.tolist())]))
@@ -368,17 +365,6 @@ def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
         result = outcome(decoded, bytes(damaged), content)
         assert result == outcome(plainly_decoded, bytes(damaged), content)
         assert result != expected(content) or place == len(payload) - 1
-
-
-@pytest.mark.parametrize("size", [1, 1000, (1 << 24) + 3])
-def test_elements_are_coded_by_descending_level_and_then_in_their_order(size: int) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
-    groups = _grouped(levels, 256)
-    assert np.array_equal(groups.order, np.argsort(-levels.astype(np.int16), kind="stable"))
-    in_order = levels[groups.order]
-    assert groups.levels == sorted(set(levels.tolist()), reverse=True)
-    assert [in_order[start] for start in groups.starts] == groups.levels
-    assert groups.sizes == [np.count_nonzero(levels == level) for level in groups.levels]
 
 
 @pytest.mark.parametrize("escape", [1, 1 << 20])
