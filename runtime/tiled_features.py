@@ -16,7 +16,7 @@ import numpy as np
 from glc.engines import Array
 from glc.errors import EngineRejectedGraph
 from glc.runtime.moments import RowMoments
-from glc.runtime.row_store import RowStore
+from glc.runtime.row_store import RowMemory, RowStore
 
 RunGraph = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 """Graph name and feeds -> results."""
@@ -151,7 +151,9 @@ class Storing:
 class PassedLayer(Layer):
     """A layer that is gone through once: its first rows are kept, the others computed again when they are needed."""
 
-    def __init__(self, source: ComputedLayer, strip_rows: int, share: float, storing: Storing) -> None:
+    def __init__(
+        self, source: ComputedLayer, strip_rows: int, share: float, storing: Storing, memory: RowMemory
+    ) -> None:
         """Prepare; rows are added by `take`.
 
         Args:
@@ -159,6 +161,7 @@ class PassedLayer(Layer):
             strip_rows: height of the strips in which it is gone through.
             share: how much to keep, 0 to 1; whole strips.
             storing: how.
+            memory: where.
         """
         self.height = source.height
         self.width = source.width
@@ -167,7 +170,7 @@ class PassedLayer(Layer):
         self.kept_end = min(self.height, int(share * strips) * strip_rows)
         """Rows up to here are kept."""
         self._storing = storing
-        self._kept = RowStore(self.kept_end)
+        self._kept = RowStore(self.kept_end, memory)
 
     def take(self, first: int, strip: Array) -> None:
         """Keep the strip from row `first` on, if it is one of those to keep; strips come in their order."""

@@ -11,6 +11,7 @@ from functools import partial
 
 from glc.engines import Array
 from glc.runtime.moments import Moments, group_statistics, merged
+from glc.runtime.row_store import RowMemory
 from glc.runtime.tile_layout import GROUPS, NARROW, WIDEN, TileLayout
 from glc.runtime.tile_plan import Kept, Storage, TilePlan
 from glc.runtime.tiled_features import (
@@ -78,16 +79,21 @@ class TiledTransforms:
         # Of three channels a pixel, and never kept: it costs a fortieth of the next convolution.
         moments = self._gone_through(layer, self._plan.strip_rows(levels[0], height, width), _nothing)
         features: Layer = layer
+        between = RowMemory()
         for number, (level, kept, kept_next) in enumerate(zip(levels, self._plan.kept, nexts, strict=True)):
             prefix = f"tile_analysis_{number}"
             rows = self._plan.strip_rows(level, height >> number, width >> number)
+            within = RowMemory()
             for block in range(level.blocks):
-                layer = self._block(f"{prefix}_{block}", features, moments, rows, kept)
+                layer = self._block(f"{prefix}_{block}", features, moments, rows, kept, between, within)
                 if block + 1 < level.blocks:
-                    features, moments = self._settled(layer, rows, kept)
+                    features, moments = self._settled(layer, rows, kept, between)
+            within.end()
+            between.end()
+            between = RowMemory()
             down = GraphLayer(self._run, f"{prefix}_down", layer, Sampling.HALVED)
             # In strips of as many rows of this level.
-            features, moments = self._settled(down, rows // 2, kept_next)
+            features, moments = self._settled(down, rows // 2, kept_next, between)
         results = self._run("tile_analysis_deepest", {"features": features.rows(0, features.height), "q_row": q_row})
         features.forget(features.height)
         self._forget()
@@ -105,10 +111,13 @@ class TiledTransforms:
             level, kept, prefix = levels[number], self._plan.kept[number], f"tile_synthesis_{number}"
             layer: ComputedLayer = GraphLayer(self._run, f"{prefix}_up", features, Sampling.DOUBLED)
             strip = self._plan.strip_rows(level, layer.height, layer.width)
+            between, within = RowMemory(), RowMemory()
             for block in range(level.blocks):
-                features, moments = self._settled(layer, strip, kept)
-                layer = self._block(f"{prefix}_{block}", features, moments, strip, kept)
-            features, moments = self._settled(layer, strip, kept)
+                features, moments = self._settled(layer, strip, kept, between)
+                layer = self._block(f"{prefix}_{block}", features, moments, strip, kept, between, within)
+            within.end()
+            features, moments = self._settled(layer, strip, kept, between)
+            between.end()
         if moments is None:
             raise ValueError("a synthesis transform of one level has no tiles")
         _, rows, columns, _ = image.shape
@@ -124,23 +133,32 @@ class TiledTransforms:
             self._progress(features.width * (passed - first))
         self._forget()
 
-    def _block(self, prefix: str, below: Layer, moments: Moments, rows: int, kept: Kept) -> ComputedLayer:
-        """A residual block, whose hidden features were gone through."""
+    def _block(
+        self,
+        prefix: str,
+        below: Layer,
+        moments: Moments,
+        rows: int,
+        kept: Kept,
+        between: RowMemory,
+        within: RowMemory,
+    ) -> ComputedLayer:
+        """A residual block, whose hidden features were gone through; memory is that of the level."""
         first_half = GraphLayer(self._run, f"{prefix}_1", below, Sampling.SAME, group_statistics(moments, GROUPS))
         # Where the layer below is not kept, its room is free for what is within the block.
-        share = kept.features if isinstance(below, ImageLayer) else kept.within
-        hidden = PassedLayer(first_half, rows, share, self._storing[kept.storage])
+        share, memory = (kept.features, between) if isinstance(below, ImageLayer) else (kept.within, within)
+        hidden = PassedLayer(first_half, rows, share, self._storing[kept.storage], memory)
         of_hidden = self._gone_through(first_half, rows, hidden.take)
         statistics = group_statistics(of_hidden, GROUPS)
         return ResidualLayer(self._run, f"{prefix}_2", first_half, hidden, below, statistics)
 
-    def _settled(self, layer: ComputedLayer, rows: int, kept: Kept) -> tuple[Layer, Moments]:
+    def _settled(self, layer: ComputedLayer, rows: int, kept: Kept, memory: RowMemory) -> tuple[Layer, Moments]:
         """Go through a layer; keep what there is room for in place of the layers that it is made of."""
-        passed = PassedLayer(layer, rows, kept.features, self._storing[kept.storage])
+        passed = PassedLayer(layer, rows, kept.features, self._storing[kept.storage], memory)
 
         def take(first: int, strip: Array) -> None:
+            layer.forget(min(first + strip.shape[1], passed.kept_end))  # first, since the strip may take its place
             passed.take(first, strip)
-            layer.forget(min(first + strip.shape[1], passed.kept_end))
 
         return passed, self._gone_through(layer, rows, take)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from glc.engines import Array
 from glc.runtime.moments import RowMoments
+from glc.runtime.row_store import RowMemory
 from glc.runtime.tiled_features import ComputedLayer, PassedLayer, Sampling, Storing
 
 HEIGHT = 12
@@ -74,7 +75,7 @@ class Source(ComputedLayer):
 
 
 def passed(share: float, source: Source) -> PassedLayer:
-    layer = PassedLayer(source, 4, share, Storing(lambda values: values, lambda values: values))
+    layer = PassedLayer(source, 4, share, Storing(lambda values: values, lambda values: values), RowMemory())
     for first in range(0, 10, 4):
         layer.take(first, WHOLE[:, first : first + 4])
     return layer
