@@ -72,7 +72,7 @@ class CodingOrder:
         largest = np.zeros(len(self.levels), np.uint32)
         for number, (order, counts) in enumerate(zip(self._orders, self._counts, strict=True)):
             block = values[number * BLOCK : (number + 1) * BLOCK]
-            in_order = block.take(order.astype(np.intp), mode="clip")  # "raise" would copy
+            in_order = block.take(order.astype(np.intp))  # take would convert it by itself, in a fifth more time
             here = np.flatnonzero(counts)
             ends = counts[here].cumsum()
             starts = ends - counts[here]
