@@ -36,8 +36,8 @@ __all__ = [
     "engine_loader",
 ]
 
-CPU_ENGINES = ("onnxruntime", "openvino")
-"""Compute on the CPU."""
+CPU_ENGINES = ("onnxruntime", "openvino", "openvino-amx")
+"""Compute on the CPU; the last one on processors with AMX alone."""
 
 GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Compute on a GPU; the first two run what `glc-export --target` compiled."""
@@ -55,7 +55,7 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
     Args:
         name: one of `ENGINE_NAMES`.
         threads: CPU threads for one run; None takes all that this process may use. Not for engines on a GPU.
-        precision: one of `PRECISIONS`; None takes f32, and f16 on a GPU.
+        precision: one of `PRECISIONS`; None takes f32, f16 on a GPU, and for `openvino-amx` f16 or else bf16.
 
     Raises:
         EngineUnavailable: no such engine, its package is not installed, or it cannot compute in this precision, or with
@@ -75,6 +75,10 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
         from glc.engines.ov import OvLoader
 
         return OvLoader(threads, precision)
+    if name == "openvino-amx":
+        from glc.engines.ov_amx import OvAmxLoader
+
+        return OvAmxLoader(threads, precision)
     from glc.engines.ort import OrtLoader
 
     if precision not in (None, "f32"):

@@ -153,7 +153,7 @@ class OvLoader(HostLoader):
             return recalled
         settings = self._settings(exact=exact)
         source = self._read(graph, exact=exact)
-        compiled = Compiled(self._compiled(source, settings), *_specs(source))
+        compiled = Compiled(self._compiled(source, settings), *graph_specs(source))
         kept = self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
         # The file's memory is shared with other processes, and its pages can be let go.
         recalled = self.recall(sha256, exact=exact) if kept else None
@@ -162,7 +162,7 @@ class OvLoader(HostLoader):
     def load_strips(self, graph: bytes) -> Engine:
         """Load a graph for strips; see `HostLoader.load_strips`. Compiling takes less than a strip, and is not kept."""
         source, settings = self._read(graph, exact=False), self._settings(exact=False)
-        inputs, outputs = _specs(source)
+        inputs, outputs = graph_specs(source)
         keep_sums_apart(source)
         return OvStripEngine(
             source,
@@ -172,12 +172,15 @@ class OvLoader(HostLoader):
         )
 
     def _read(self, graph: bytes, *, exact: bool) -> openvino.Model:
+        source = self._parsed(graph)
+        self._rewrite(source, exact=exact)
+        return source
+
+    def _parsed(self, graph: bytes) -> openvino.Model:
         try:
-            source = self._core.read_model(graph)
-            self._rewrite(source, exact=exact)
+            return self._core.read_model(graph)
         except (RuntimeError, TypeError) as error:
             raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
-        return source
 
     def _compiled(self, source: openvino.Model, settings: Mapping[str, Any]) -> openvino.CompiledModel:
         try:
@@ -203,18 +206,21 @@ class OvLoader(HostLoader):
 
     def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
         """Give a graph the types that it is computed in, and forms that are faster here."""
-        if exact:
-            if self.exact_precision == "f16":
-                narrow_exact(source)
-            return
-        if self._precision == "f16" and any(
-            node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
-        ):
-            raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
-        merge_upsampling(source)
-        wide = merge_group_norms(source)
-        if self._precision == "f16":
-            narrow(source, wide | codebook_search(source))
+        try:
+            if exact:
+                if self.exact_precision == "f16":
+                    narrow_exact(source)
+                return
+            if self._precision == "f16" and any(
+                node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
+            ):
+                raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
+            merge_upsampling(source)
+            wide = merge_group_norms(source)
+            if self._precision == "f16":
+                narrow(source, wide | codebook_search(source))
+        except (RuntimeError, TypeError) as error:
+            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
 
 
 def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any]) -> None:
@@ -228,7 +234,7 @@ def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any
         raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
 
 
-def _specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def graph_specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a graph; compiled, it has further names, of fused operations."""
     return tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs))
 

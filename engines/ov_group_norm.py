@@ -24,8 +24,9 @@ _IGNORED = "ShapeOf"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _GroupNorm:
-    """One that was found: groups of channels of `x`, then a factor and an offset (C,) for each channel."""
+class GroupNormNodes:
+    """One that was found: groups of channels of `x`, then a factor and an offset (C,) for each channel; `last` gives the
+    result."""
 
     x: Any
     last: Any
@@ -46,7 +47,7 @@ def merge_group_norms(model: openvino.Model) -> frozenset[str]:
     """
     small: set[str] = set()
     for node in model.get_ordered_ops():
-        found = _found(node) if node.get_type_name() == "MVN" else None
+        found = found_group_norm(node) if node.get_type_name() == "MVN" else None
         if found is not None:
             small |= _rewrite(found)
     if small:
@@ -54,7 +55,8 @@ def merge_group_norms(model: openvino.Model) -> frozenset[str]:
     return frozenset(small)
 
 
-def _found(mvn: Any) -> _GroupNorm | None:
+def found_group_norm(mvn: Any) -> GroupNormNodes | None:
+    """The GroupNorm that an MVN belongs to; None where it belongs to none."""
     kind, before = mvn.get_attributes(), mvn.input_value(0).get_node()
     chain = list(_single_followers(mvn, 5))
     types = [node.get_type_name() for node in chain]
@@ -73,7 +75,7 @@ def _found(mvn: Any) -> _GroupNorm | None:
     # A factor for each column may have as many numbers: the shape tells.
     if any(values.shape not in ((channels, 1, 1), (1, channels, 1, 1)) for values in (scale, shift)):
         return None
-    return _GroupNorm(x, chain[-1], groups.get_length(), float(kind["eps"]), scale.reshape(-1), shift.reshape(-1))
+    return GroupNormNodes(x, chain[-1], groups.get_length(), float(kind["eps"]), scale.reshape(-1), shift.reshape(-1))
 
 
 def _single_followers(node: Any, count: int) -> Iterator[Any]:
@@ -93,7 +95,7 @@ def _constant(node: Any) -> NDArray[np.float32] | None:
     return None if found is None else found.astype(np.float32)
 
 
-def _rewrite(norm: _GroupNorm) -> set[str]:
+def _rewrite(norm: GroupNormNodes) -> set[str]:
     """Replace one; returns the names of the operations on few numbers."""
     x, channels = norm.x, len(norm.scale)
     member = np.repeat(np.eye(norm.groups, dtype=np.float32), channels // norm.groups, axis=1)

@@ -41,7 +41,7 @@ def merge_upsampling(model: openvino.Model) -> int:
         resize, cropped = _uncropped(convolution.input_value(0).get_node())
         weights = constant_behind(convolution.input_value(1))
         pads = _pads(convolution)
-        if weights is None or weights.shape[2:] != (3, 3) or pads is None or not _doubles(resize):
+        if weights is None or weights.shape[2:] != (3, 3) or pads is None or not is_doubling(resize):
             continue
         transposed = ops.convolution_backprop_data(
             resize.input_value(0),
@@ -61,7 +61,7 @@ def merge_upsampling(model: openvino.Model) -> int:
     return merged
 
 
-def _doubles(node: Any) -> bool:
+def is_doubling(node: Any) -> bool:
     """Whether a node repeats each pixel twice along both axes of (N, C, h, w)."""
     if node.get_type_name() != "Interpolate":
         return False

@@ -1,0 +1,485 @@
+/* Convolutions in a row, with GroupNorm, swish, sums and residuals inside them, on AMX.
+ *
+ *   tensor i --(x factor + offset, swish)--> rows of a ring --(tiles)--> sums of products
+ *            --(+ bias, + residual)--> tensor j, and for each channel the sums that its own GroupNorm wants
+ *
+ * An activation is read once and written once for each convolution. What is no multiplication of tiles, normalising the
+ * next row and finishing the last block, is done between the tile instructions, which leave most of a core idle.
+ * conv_chain.py packs weights, plans tensors and checks; docs/decisions/0013-amx-chain.md says why and what it gains.
+ */
+
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+#define HAS_AMX 1
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define HAS_AMX 0
+#endif
+
+/* Kinds of convolutions; conv_chain.py has the same numbers. */
+enum { DENSE, DOWN, UP, POINT, FIRST };
+
+/* A block: 32 pixels of a row times 32 columns (output channels), four tiles of 16 x 16 float32. */
+enum { PIXELS = 32, COLUMNS = 32, DEPTH = 32, LANES = 16 };
+
+enum { PLAIN_F16, PLAIN_BF16, AMX_F16, AMX_BF16, KERNELS };
+static const char *const KERNEL_NAMES[KERNELS] = {"plain f16", "plain bf16", "amx f16", "amx bf16"};
+
+enum { MOST_TAPS = 9, MOST_PHASES = 4, MOST_THREADS = 256 };
+
+enum { DONE, OUT_OF_RANGE, OUT_OF_MEMORY };
+
+typedef struct {
+  int32_t kind, source, target, residual; /* numbers of tensors; residual -1 for none */
+  int32_t groups, swish;                  /* of what stands before; groups 0 for no GroupNorm */
+  int32_t columns, unused;                /* of the packed weights: output channels, up to a multiple of 16 */
+  double epsilon;
+  const uint16_t *weights;
+  const float *bias, *scale, *shift;
+} Layer;
+
+typedef struct {
+  void *data;   /* (height, width, channels) float16; float32 where there are fewer than 16 channels */
+  double *sums; /* (chunks, channels, 2): of values and of their squares; NULL where nothing asks for them */
+  int32_t height, width, channels, chunks; /* chunks 0: nobody added up yet */
+} Tensor;
+
+typedef struct {
+  const Layer *layers;
+  Tensor *tensors;
+  int32_t count, kernel;
+  float *factor, *offset; /* of the layer at work, for each channel of its source */
+  atomic_int next_chunk, status;
+  /* A barrier whose last member prepares the next layer. */
+  pthread_mutex_t mutex;
+  pthread_cond_t passed;
+  int32_t members, arrived;
+  atomic_uint generation;
+} Run;
+
+/* Sums of products of one block, which wait for bias, residual and their place. */
+typedef struct {
+  const float *products, *bias;
+  const uint16_t *residual;
+  uint16_t *to;
+  float *sums;
+  size_t step;
+  int32_t pixel, pixels, columns;
+} Pending;
+
+/* A row on its way into the ring. */
+typedef struct {
+  const uint16_t *from;
+  uint16_t *to;
+  int32_t left, channel; /* vectors of LANES; channel of the next one */
+} Cursor;
+
+typedef struct {
+  uint16_t *data;
+  size_t size;
+} Ring;
+
+/* ---- without AMX: for tests, and as the definition of what the others compute ---- */
+
+static float widened(uint16_t bits, int half) {
+  if (half) {
+    _Float16 value;
+    memcpy(&value, &bits, sizeof value);
+    return (float)value;
+  }
+  uint32_t wide = (uint32_t)bits << 16;
+  float value;
+  memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+static uint16_t narrowed(float value, int half) {
+  uint16_t bits;
+  if (half) {
+    _Float16 narrow = (_Float16)value;
+    memcpy(&bits, &narrow, sizeof bits);
+    return bits;
+  }
+  uint32_t wide;
+  memcpy(&wide, &value, sizeof wide);
+  return (uint16_t)((wide + 0x7fff + (wide >> 16 & 1)) >> 16);
+}
+
+static inline void plain_normalise(const Run *run, Cursor *w, int channels, int is_swish, int half) {
+  for (int i = 0; i < LANES; i++) {
+    float v = widened(w->from[i], 1) * run->factor[w->channel + i] + run->offset[w->channel + i];
+    w->to[i] = narrowed(is_swish ? v / (1 + expf(-v)) : v, half);
+  }
+  w->from += LANES;
+  w->to += LANES;
+  w->left--;
+  w->channel = w->channel + LANES == channels ? 0 : w->channel + LANES;
+}
+
+static inline void plain_narrow(const float *from, uint16_t *to, size_t count, int half) {
+  for (size_t i = 0; i < count; i++) to[i] = narrowed(from[i], half);
+}
+
+static inline void plain_copy(const uint16_t *from, uint16_t *to, size_t count, int half) {
+  for (size_t i = 0; i < count; i++) to[i] = half ? from[i] : narrowed(widened(from[i], 1), 0);
+}
+
+static inline void plain_finish(Pending *w) {
+  const int p = w->pixel++;
+  for (int c = 0; c < w->columns; c++) {
+    float v = w->products[p * COLUMNS + c] + w->bias[c];
+    if (w->residual) v += widened(w->residual[p * w->step + c], 1);
+    w->to[p * w->step + c] = narrowed(v, 1);
+    w->sums[c] += v;
+    w->sums[COLUMNS + c] += v * v;
+  }
+}
+
+static inline void plain_multiply(const Run *run, const uint16_t *const *taps, int count, int depth, size_t ahead,
+                                  size_t stride, const uint16_t *b, int rows, int columns, float *products,
+                                  Pending *pending, Cursor *cursor, int is_swish, int half) {
+  while (pending->pixel < pending->pixels) plain_finish(pending);
+  while (cursor->left) plain_normalise(run, cursor, depth, is_swish, half);
+  const int width = columns * LANES;
+  for (int p = 0; p < rows * LANES; p++)
+    for (int c = 0; c < width; c++) {
+      float sum = 0;
+      for (int t = 0; t < count; t++)
+        for (int k = 0; k < depth; k++) {
+          /* Tiles of 16 pairs of rows and 16 columns, those of the two halves of the columns in turn. */
+          size_t tile = ((size_t)t * (depth / DEPTH) + k / DEPTH) * columns + c / LANES;
+          uint16_t weight = b[tile * DEPTH * LANES + (k % DEPTH / 2 * LANES + c % LANES) * 2 + k % 2];
+          sum += widened(taps[t][ahead + p * stride / 2 + k], half) * widened(weight, half);
+        }
+      products[p * COLUMNS + c] = sum;
+    }
+}
+
+#define WALK walk_plain
+#define TARGET
+#define HALF (run->kernel == PLAIN_F16)
+#define OP(name) plain_##name
+#include "conv_chain_walk.h"
+#undef WALK
+#undef TARGET
+#undef HALF
+#undef OP
+
+/* ---- with AMX ---- */
+
+#if HAS_AMX
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,amx-tile,amx-bf16")))
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+INLINE __m512 amx_swish(__m512 x) {
+  /* x / (1 + 2^(-x log2 e)); the power of the fraction by a polynomial with an error of 5e-6 on [-1/2, 1/2], the
+   * reciprocal with one of 2^-14: both below half of float16's last digit. */
+  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 part = _mm512_sub_ps(power, whole);
+  __m512 p = _mm512_set1_ps(9.67028e-3f);
+  p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(5.59236e-2f));
+  p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(2.40224e-1f));
+  p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(6.931328e-1f));
+  p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(1.0f));
+  const __m512 one = _mm512_set1_ps(1.0f);
+  return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(_mm512_scalef_ps(p, whole), one)));
+}
+
+INLINE __m512 amx_get(const uint16_t *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
+
+INLINE void amx_put(uint16_t *to, __m512 v, const int half) {
+  const __m256i bits = half ? _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT) : (__m256i)_mm512_cvtneps_pbh(v);
+  _mm256_storeu_si256((__m256i *)to, bits);
+}
+
+INLINE void amx_normalise(const Run *run, Cursor *w, int channels, int is_swish, const int half) {
+  const __m512 factor = _mm512_load_ps(run->factor + w->channel), offset = _mm512_load_ps(run->offset + w->channel);
+  __m512 v = _mm512_fmadd_ps(amx_get(w->from), factor, offset);
+  if (is_swish) v = amx_swish(v);
+  amx_put(w->to, v, half);
+  w->from += LANES;
+  w->to += LANES;
+  w->left--;
+  w->channel = w->channel + LANES == channels ? 0 : w->channel + LANES;
+}
+
+INLINE void amx_narrow(const float *from, uint16_t *to, size_t count, const int half) {
+  for (size_t i = 0; i < count; i += LANES) amx_put(to + i, _mm512_loadu_ps(from + i), half);
+}
+
+INLINE void amx_copy(const uint16_t *from, uint16_t *to, size_t count, const int half) {
+  if (half) {
+    memcpy(to, from, 2 * count);
+    return;
+  }
+  for (size_t i = 0; i < count; i += LANES) amx_put(to + i, amx_get(from + i), 0);
+}
+
+INLINE void amx_finish(Pending *w) {
+  const int p = w->pixel++;
+  for (int c = 0; c < w->columns; c += LANES) {
+    float *sums = w->sums + c, *squares = w->sums + COLUMNS + c;
+    __m512 v = _mm512_add_ps(_mm512_load_ps(w->products + p * COLUMNS + c), _mm512_loadu_ps(w->bias + c));
+    if (w->residual) v = _mm512_add_ps(v, amx_get(w->residual + p * w->step + c));
+    amx_put(w->to + p * w->step + c, v, 1);
+    _mm512_store_ps(sums, _mm512_add_ps(_mm512_load_ps(sums), v));
+    _mm512_store_ps(squares, _mm512_fmadd_ps(v, v, _mm512_load_ps(squares)));
+  }
+}
+
+/* tile `sum` += tile `pixels` x tile `weights`. The float16 form by its bytes: gcc 12 does not know it. VEX holds the
+ * third operand inverted: 0x4b for tile 6, 0x43 for tile 7. */
+#define PRODUCT(sum, pixels, weights, third)                                                                     \
+  do {                                                                                                           \
+    if (half)                                                                                                    \
+      __asm__ volatile(".byte 0xc4, 0xe2, " third ", 0x5c, 0xc0 + 8 * " #sum " + " #pixels);                     \
+    else                                                                                                         \
+      _tile_dpbf16ps(sum, pixels, weights);                                                                      \
+  } while (0)
+
+enum { VECTORS_BESIDE = 3 }; /* normalised for each step in depth; a row then ends before its tiles do */
+
+INLINE void amx_multiply(const Run *run, const uint16_t *const *taps, int count, int depth, size_t ahead, size_t stride,
+                         const uint16_t *b, int rows, int columns, float *products, Pending *pending, Cursor *cursor,
+                         int is_swish, const int half) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int t = 0; t < count; t++) {
+    const uint16_t *a = taps[t] + ahead;
+    for (int k = 0; k < depth; k += DEPTH, b += DEPTH * LANES * columns) {
+      _tile_loadd(6, b, 64);
+      _tile_loadd(4, a + k, stride);
+      PRODUCT(0, 4, 6, "0x4b");
+      if (columns > 1) {
+        _tile_loadd(7, b + DEPTH * LANES, 64);
+        PRODUCT(1, 4, 7, "0x43");
+      }
+      if (rows > 1) {
+        _tile_loadd(5, a + k + LANES * stride / 2, stride);
+        PRODUCT(2, 5, 6, "0x4b");
+        if (columns > 1) PRODUCT(3, 5, 7, "0x43");
+      }
+      if (pending->pixel < pending->pixels) amx_finish(pending);
+      for (int i = 0; i < VECTORS_BESIDE; i++)
+        if (cursor->left) amx_normalise(run, cursor, depth, is_swish, half);
+    }
+  }
+  while (pending->pixel < pending->pixels) amx_finish(pending);
+  enum { ROW = COLUMNS * sizeof(float) };
+  _tile_stored(0, products, ROW);
+  _tile_stored(1, products + LANES, ROW);
+  _tile_stored(2, products + LANES * COLUMNS, ROW);
+  _tile_stored(3, products + LANES * COLUMNS + LANES, ROW);
+}
+
+#define OP(name) amx_##name
+#define WALK walk_amx_f16
+#define HALF 1
+#include "conv_chain_walk.h"
+#undef WALK
+#undef HALF
+#define WALK walk_amx_bf16
+#define HALF 0
+#include "conv_chain_walk.h"
+
+static void configure_tiles(void) {
+  struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } tiles = {.palette = 1};
+  for (int i = 0; i < 8; i++) {
+    tiles.row_bytes[i] = 64;
+    tiles.rows[i] = 16;
+  }
+  /* gcc's own form does not say that all of it is read. */
+  __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
+}
+
+static void release_tiles(void) { __asm__ volatile("tilerelease"); }
+#endif
+
+/* ---- layers in turn, by a team ---- */
+
+/* Factor and offset of each channel, from the sums over its group. */
+static void prepare_layer(Run *run, const Layer *layer) {
+  const Tensor *from = run->tensors + layer->source;
+  atomic_store(&run->next_chunk, 0);
+  if (!layer->groups) return;
+  const int size = from->channels / layer->groups;
+  const double count = (double)from->height * from->width * size;
+  for (int first = 0; first < from->channels; first += size) {
+    double sum = 0, squares = 0;
+    for (int k = 0; k < from->chunks; k++)
+      for (int c = first; c < first + size; c++) {
+        const double *sums = from->sums + ((size_t)k * from->channels + c) * 2;
+        sum += sums[0];
+        squares += sums[1];
+      }
+    const double mean = sum / count, variance = squares / count - mean * mean;
+    const double inverse = 1 / sqrt((variance > 0 ? variance : 0) + layer->epsilon);
+    if (!isfinite(squares)) atomic_store(&run->status, OUT_OF_RANGE);
+    for (int c = first; c < first + size; c++) {
+      run->factor[c] = (float)(layer->scale[c] * inverse);
+      run->offset[c] = (float)(layer->shift[c] - layer->scale[c] * mean * inverse);
+    }
+  }
+}
+
+static void add_up(Tensor *tensor) {
+  memset(tensor->sums, 0, sizeof(double) * 2 * tensor->channels);
+  const uint16_t *data = tensor->data;
+  for (size_t i = 0; i < (size_t)tensor->height * tensor->width; i++)
+    for (int c = 0; c < tensor->channels; c++) {
+      const double v = widened(data[i * tensor->channels + c], 1);
+      tensor->sums[2 * c] += v;
+      tensor->sums[2 * c + 1] += v * v;
+    }
+  tensor->chunks = 1;
+}
+
+static void meet(Run *run, const Layer *layer) {
+  const unsigned generation = atomic_load(&run->generation);
+  pthread_mutex_lock(&run->mutex);
+  if (++run->arrived == run->members) {
+    if (layer) prepare_layer(run, layer);
+    run->arrived = 0;
+    atomic_fetch_add(&run->generation, 1);
+    pthread_cond_broadcast(&run->passed);
+  }
+  while (generation == atomic_load(&run->generation)) pthread_cond_wait(&run->passed, &run->mutex);
+  pthread_mutex_unlock(&run->mutex);
+}
+
+static void *member(void *given) {
+  Run *run = given;
+  Ring ring = {0};
+#if HAS_AMX
+  if (run->kernel >= AMX_F16) configure_tiles();
+#endif
+  for (int i = 0; i < run->count; i++) {
+    const Layer *layer = run->layers + i;
+    meet(run, layer);
+    if (run->kernel == PLAIN_F16 || run->kernel == PLAIN_BF16) walk_plain(run, layer, &ring);
+#if HAS_AMX
+    if (run->kernel == AMX_F16) walk_amx_f16(run, layer, &ring);
+    if (run->kernel == AMX_BF16) walk_amx_bf16(run, layer, &ring);
+#endif
+  }
+#if HAS_AMX
+  if (run->kernel >= AMX_F16) release_tiles();
+#endif
+  free(ring.data);
+  return NULL;
+}
+
+static int run_layers(Run *run, int threads) {
+  pthread_t team[MOST_THREADS];
+  int most_channels = 0;
+  for (int i = 0; i < run->count; i++) {
+    const int channels = run->tensors[run->layers[i].source].channels;
+    if (channels > most_channels) most_channels = channels;
+  }
+  const size_t bytes = ((size_t)most_channels * sizeof(float) + 63) / 64 * 64;
+  run->factor = aligned_alloc(64, bytes);
+  run->offset = aligned_alloc(64, bytes);
+  if (!run->factor || !run->offset) {
+    free(run->factor);
+    free(run->offset);
+    return OUT_OF_MEMORY;
+  }
+  Tensor *given = run->tensors + run->layers[0].source;
+  if (run->layers[0].groups && !given->chunks) add_up(given);
+  pthread_mutex_init(&run->mutex, NULL);
+  pthread_cond_init(&run->passed, NULL);
+  /* Held until the team is complete: with fewer threads than asked for, those that there are do it all. */
+  pthread_mutex_lock(&run->mutex);
+  run->members = 1;
+  while (run->members < threads && !pthread_create(team + run->members, NULL, member, run)) run->members++;
+  pthread_mutex_unlock(&run->mutex);
+  member(run);
+  for (int i = 1; i < run->members; i++) pthread_join(team[i], NULL);
+  pthread_cond_destroy(&run->passed);
+  pthread_mutex_destroy(&run->mutex);
+  free(run->factor);
+  free(run->offset);
+  return atomic_load(&run->status);
+}
+
+/* ---- the module ---- */
+
+static int is_here(int kernel) {
+  if (kernel == PLAIN_F16 || kernel == PLAIN_BF16) return 1;
+#if HAS_AMX
+  unsigned a, b, c, d, more, unused;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !__get_cpuid_count(7, 1, &more, &unused, &unused, &unused)) return 0;
+  const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, amx = 1u << 22 | 1u << 24;
+  if ((b & avx512) != avx512 || (d & amx) != amx || !(more >> 5 & 1)) return 0;
+  if (kernel == AMX_F16 && !(more >> 21 & 1)) return 0;
+  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return 0;
+#endif
+}
+
+static PyObject *kernels(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  PyObject *names = PyList_New(0);
+  for (int kernel = 0; names && kernel < KERNELS; kernel++) {
+    if (!is_here(kernel)) continue;
+    PyObject *name = PyUnicode_FromString(KERNEL_NAMES[kernel]);
+    if (!name || PyList_Append(names, name)) Py_CLEAR(names);
+    Py_XDECREF(name);
+  }
+  return names;
+}
+
+static PyObject *run(PyObject *module, PyObject *arguments) {
+  (void)module;
+  Py_buffer layers, tensors;
+  int threads, kernel;
+  const char *name;
+  if (!PyArg_ParseTuple(arguments, "y*w*is", &layers, &tensors, &threads, &name)) return NULL;
+  for (kernel = 0; kernel < KERNELS && strcmp(name, KERNEL_NAMES[kernel]); kernel++) continue;
+  int status = DONE;
+  if (kernel == KERNELS || !is_here(kernel) || threads < 1 || layers.len < (Py_ssize_t)sizeof(Layer)) {
+    PyErr_Format(PyExc_ValueError, "cannot run %s with %d threads here", name, threads);
+  } else {
+    Run all = {.layers = layers.buf, .tensors = tensors.buf, .kernel = kernel};
+    all.count = (int32_t)(layers.len / (Py_ssize_t)sizeof(Layer));
+    Py_BEGIN_ALLOW_THREADS;
+    status = run_layers(&all, threads < MOST_THREADS ? threads : MOST_THREADS);
+    Py_END_ALLOW_THREADS;
+    if (status == OUT_OF_RANGE) PyErr_SetString(PyExc_OverflowError, "an activation left the range of float16");
+    if (status == OUT_OF_MEMORY) PyErr_NoMemory();
+  }
+  PyBuffer_Release(&layers);
+  PyBuffer_Release(&tensors);
+  if (PyErr_Occurred()) return NULL;
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef METHODS[] = {
+    {"kernels", kernels, METH_NOARGS, "Names of the kernels that this processor computes."},
+    {"run", run, METH_VARARGS, "Compute layers in turn: run(layers, tensors, threads, kernel)."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_conv_chain", NULL, 0, METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__conv_chain(void) { return PyModuleDef_Init(&MODULE); }
