@@ -90,6 +90,22 @@ typedef struct {
   size_t size;
 } Ring;
 
+/* A row of an image, each pixel with its neighbours: (width, DEPTH), the last of DEPTH zero. */
+static void gather(const Tensor *image, int row, float *to) {
+  const int width = image->width, n = image->channels;
+  memset(to, 0, (size_t)width * DEPTH * sizeof(float));
+  for (int down = 0; down < 3; down++) {
+    const int y = row + down - 1;
+    if (y < 0 || y >= image->height) continue;
+    const float *line = (const float *)image->data + (size_t)y * width * n;
+    for (int x = 0; x < width; x++) {
+      const int first = x > 0 ? x - 1 : 0, end = x + 2 < width ? x + 2 : width;
+      float *place = to + (size_t)x * DEPTH + (down * 3 + first - (x - 1)) * n;
+      memcpy(place, line + (size_t)first * n, (size_t)(end - first) * n * sizeof(float));
+    }
+  }
+}
+
 /* ---- without AMX: for tests, and as the definition of what the others compute ---- */
 
 static float widened(uint16_t bits, int half) {

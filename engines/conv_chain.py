@@ -31,6 +31,8 @@ _TILE = 16
 """Columns of a tile of weights; its rows are as many pairs of input channels."""
 _PAIR = 32
 """Output channels that are computed together, and input channels of one tile."""
+_LINE = 64
+"""Bytes of a cache line."""
 _MOST_CHUNKS = 32
 """Rows are split into at most so many chunks, each with its own sums."""
 _MOST_IDLE = 2
@@ -38,7 +40,10 @@ _MOST_IDLE = 2
 
 _LAYER = np.dtype(
     [
-        *((name, np.int32) for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "unused")),
+        *(
+            (name, np.int32)
+            for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "unused")
+        ),
         ("epsilon", np.float64),
         *((name, np.uintp) for name in ("weights", "bias", "scale", "shift")),
     ]
@@ -51,8 +56,8 @@ _TENSOR = np.dtype(
 )
 
 _PARITIES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)
-"""(2, 2, 3): parity of an output row, input row that it sees -> rows of the 3x3 kernel that fall on it, behind a nearest
-upsampling (docs/decisions/0009)."""
+"""(2, 2, 3): parity of an output row behind a nearest upsampling, input row that it sees -> rows of the 3x3 kernel that
+fall on it (docs/decisions/0009)."""
 
 
 class Kind(enum.IntEnum):
@@ -101,7 +106,9 @@ class Convolution:
 class ConvChain:
     """Convolutions with packed weights; `run` may be called from several threads at once."""
 
-    def __init__(self, convolutions: Sequence[Convolution], precision: str, threads: int, *, plain: bool = False) -> None:
+    def __init__(
+        self, convolutions: Sequence[Convolution], precision: str, threads: int, *, plain: bool = False
+    ) -> None:
         """Pack weights.
 
         Args:
@@ -215,18 +222,28 @@ class _Activations:
                 entry["sums"] = sums.ctypes.data
                 self._sums.append(sums)
             if number not in (0, result):
-                self._arrays[number] = np.empty(shape, np.float16)
+                self._arrays[number] = _aligned(shape, np.float16)
                 entry["data"] = self._arrays[number].ctypes.data
 
-    def run(self, given: NDArray[np.floating], layers: NDArray[np.void], threads: int, kernel: str) -> NDArray[np.floating]:
+    def run(
+        self, given: NDArray[np.floating], layers: NDArray[np.void], threads: int, kernel: str
+    ) -> NDArray[np.floating]:
         entry = self._table[self._result]
         shape = tuple(int(entry[name]) for name in ("height", "width", "channels"))
-        result = np.empty(shape, np.float16 if shape[2] >= _TILE else np.float32)
+        result = _aligned(shape, np.float16 if shape[2] >= _TILE else np.float32)
         given = np.ascontiguousarray(given)
         self._table[0]["chunks"] = 0  # its sums are those of the image before
         self._table[0]["data"], entry["data"] = given.ctypes.data, result.ctypes.data
         _conv_chain.run(layers, self._table, threads, kernel)
         return result
+
+
+def _aligned(shape: tuple[int, ...], dtype: type[np.floating]) -> NDArray[np.floating]:
+    """New memory that begins with a cache line: else each pixel's columns would lie in two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    first = -memory.ctypes.data % _LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def default_precision() -> str:
@@ -253,8 +270,8 @@ def _by_phase_and_tap(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.fl
     outputs, inputs = weights.shape[:2]
     wide = weights.astype(np.float64)
     if kind == Kind.UP:
-        taps = np.einsum("apr,oirc,bqc->abpqio", _PARITIES, wide, _PARITIES)
-        return taps.reshape(4, 4, inputs, outputs)
+        phases: NDArray[np.float64] = np.einsum("apr,oirc,bqc->abpqio", _PARITIES, wide, _PARITIES)
+        return phases.reshape(4, 4, inputs, outputs)
     taps = wide.transpose(2, 3, 1, 0)
     if kind == Kind.FIRST:  # a pixel and its neighbours are the input channels
         rows = taps.reshape(-1, outputs)

@@ -31,9 +31,11 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
     ring->data = aligned_alloc(64, (ring->size * 2 + 63) / 64 * 64);
   }
   float(*sums)[2 * COLUMNS] = aligned_alloc(64, sums_bytes);
-  if (!ring->data || !sums) {
+  float *gathered = kind == FIRST ? aligned_alloc(64, (size_t)width * DEPTH * sizeof(float)) : NULL;
+  if (!ring->data || !sums || (kind == FIRST && !gathered)) {
     ring->size = 0;
     free(sums);
+    free(gathered);
     atomic_store(&run->status, OUT_OF_MEMORY);
     return;
   }
@@ -62,17 +64,8 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
         if (r < 0 || r >= from->height) {
           memset(SLOT(r), 0, pitch * 2);
         } else if (kind == FIRST) {
-          const float *image = from->data;
-          const int n = from->channels;
-          for (int x = 0; x < width; x++) {
-            float around[DEPTH] = {0};
-            for (int t = 0; t < MOST_TAPS; t++) {
-              const int sy = r + t / 3 - 1, sx = x + t % 3 - 1;
-              if (sy < 0 || sy >= from->height || sx < 0 || sx >= from->width) continue;
-              for (int c = 0; c < n; c++) around[t * n + c] = image[((size_t)sy * from->width + sx) * n + c];
-            }
-            OP(narrow)(around, slot + (size_t)x * DEPTH, DEPTH, HALF);
-          }
+          gather(from, r, gathered);
+          OP(narrow)(gathered, slot, (size_t)width * DEPTH, HALF);
         } else if (!layer->groups) {
           OP(copy)((const uint16_t *)from->data + begin, slot, (size_t)from->width * depth, HALF);
         } else {
@@ -130,4 +123,5 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
   }
 #undef SLOT
   free(sums);
+  free(gathered);
 }

@@ -1,4 +1,4 @@
-"""OpenVINO with this package's own kernels for AMX: residual blocks of image graphs as one chain, the rest as `ov` does."""
+"""OpenVINO with our own kernels for AMX: convolutions of image graphs as one chain, the rest as `ov` computes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ class OvAmxEngine:
     """A graph in three: what stands before the chain, the chain, and what stands behind."""
 
     def __init__(
-        self, before: OvEngine, chain: ConvChain, behind: OvEngine, specs: tuple[tuple[TensorSpec, ...], ...], given: type, *, sparing: bool
+        self,
+        before: OvEngine,
+        chain: ConvChain,
+        behind: OvEngine,
+        specs: tuple[tuple[TensorSpec, ...], ...],
+        given: type,
+        *,
+        sparing: bool,
     ) -> None:
         self._before, self._chain, self._behind = before, chain, behind
         self._inputs, self._outputs = specs
@@ -69,10 +76,10 @@ class OvAmxLoader(OvLoader):
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
-        return f"amx, {super().fingerprint}"
+        return super().fingerprint.replace("openvino", self.name, 1)
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
-        """Take a compiled graph from the cache; see `HostLoader.recall`. A chain's weights come from the graph's file."""
+        """Take a compiled graph from the cache; see `HostLoader.recall`. The chain's weights are in the graph's file."""
         return super().recall(sha256, exact=exact) if exact else None
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:

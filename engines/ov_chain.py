@@ -72,12 +72,12 @@ def cut(model: openvino.Model) -> CutGraph | None:
         if node.get_type_name() == "MVN" and (found := found_group_norm(node)) is not None
     }
     for node in model.get_ordered_ops():
-        found = _convolution(node, norms) if node.get_type_name() == "Convolution" else None
-        if found is not None:
-            by_source[_key(found.source)].append(found)
+        convolution = _convolution(node, norms) if node.get_type_name() == "Convolution" else None
+        if convolution is not None:
+            by_source[_key(convolution.source)].append(convolution)
     rows = [_row(convolutions[0].source, by_source) for convolutions in by_source.values()]
     row = max(rows, key=lambda row: len(row.convolutions), default=None)
-    if row is None or len(row.convolutions) < 2:  # noqa: PLR2004
+    if row is None or len(row.convolutions) < 2:
         return None
     return _split(model, row)
 
@@ -139,7 +139,7 @@ def _row(given: Any, by_source: dict[tuple[str, int], list[_Found]]) -> _Row:
         if len(here) == 1 and len(readers) == 1:
             row.single(here[0])
             continue
-        block = _block(row.result, here, by_source) if len(readers) == 2 else None  # noqa: PLR2004
+        block = _block(row.result, here, by_source) if len(readers) == 2 else None
         if block is None:
             return row
         row.block(*block)
@@ -176,10 +176,10 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any]) -> _Found | None:
     added = readers[0].get_node()
     biases = [found for found in map(constant_behind, added.input_values()) if found is not None]
     outputs, inputs = weights.shape[:2]
-    if len(biases) != 1 or biases[0].size != outputs or outputs % _LEAST_COLUMNS and outputs >= _LEAST_COLUMNS:
+    if len(biases) != 1 or biases[0].size != outputs or (outputs % _LEAST_COLUMNS and outputs >= _LEAST_COLUMNS):
         return None
     kind, source = _kind(node, weights)
-    if kind is None or inputs % _MULTIPLE and kind != Kind.FIRST:
+    if kind is None or (inputs % _MULTIPLE and kind != Kind.FIRST):
         return None
     source, norm = (source, None) if kind in (Kind.UP, Kind.DOWN) else _normalised(source, norms)
     return _Found(kind, source, added.output(0), weights.astype(np.float32), biases[0].astype(np.float32).ravel(), norm)
@@ -251,7 +251,7 @@ def _split(model: openvino.Model, row: _Row) -> CutGraph:
     given.output(0).set_names({GIVEN})
     before = openvino.Model([given], list(_parameters([given])), "before")
     rank, channels = row.result.get_partial_shape().rank, row.result.get_partial_shape()[1]
-    if rank.get_length() != 4 or channels.is_dynamic:  # noqa: PLR2004
+    if rank.get_length() != 4 or channels.is_dynamic:
         raise ValueError("a convolution has a result of another rank")
     taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels.get_length()]), np.float32, TAKEN)
     taken.output(0).set_names({TAKEN})

@@ -25,11 +25,11 @@ _IGNORED = "ShapeOf"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupNormNodes:
-    """One that was found: groups of channels of `x`, then a factor and an offset (C,) for each channel; `last` gives the
-    result."""
+    """One that was found: groups of channels of `x`, then a factor and an offset (C,) for each channel."""
 
     x: Any
     last: Any
+    """The operation that gives the result."""
     groups: int
     epsilon: float
     scale: NDArray[np.float32]

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.processors import CPU_ENGINES_HERE
 
-from glc.engines import CPU_ENGINES, Array, Engine, HostLoader, engine_loader
+from glc.engines import Array, Engine, HostLoader, engine_loader
 from glc.errors import ExportError
 from glc.export import GlcModel, synthetic_model
 from glc.export.config import GLOBAL_ATTENTION, ModelConfig
@@ -52,7 +53,7 @@ class Tiles:
         return self.engines[graph].run(feeds)
 
 
-@pytest.fixture(scope="module", params=CPU_ENGINES)
+@pytest.fixture(scope="module", params=CPU_ENGINES_HERE)
 def mini_tiles(mini_model: GlcModel, request: pytest.FixtureRequest) -> Tiles:
     return Tiles(mini_model, request.param)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.runtime.conftest import SMALL
 
 import glc
-from glc.engines import Array, Engine, EngineLoader, HostLoader, engine_loader
+from glc.engines import CPU_ENGINES, Array, Engine, EngineLoader, HostLoader, engine_loader
 from glc.errors import EngineNotExact, EngineUnavailable
 from glc.runtime import engine_choice
 
@@ -78,6 +78,22 @@ def test_float16_on_a_processor_is_taken_where_a_matrix_unit_computes_it(
         assert opened.engine == half.fingerprint
 
 
+def test_matrix_units_are_preferred_in_the_more_exact_precision_that_they_have(
+    mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, brain, ours = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1), _Inexact()
+    here: dict[tuple[str, str | None], EngineLoader] = {
+        ("openvino", "f32"): _Inexact(),
+        ("openvino-amx", "bf16"): brain,
+    }
+    only(monkeypatch, here)
+    with glc.Codec.open(mini_bundle) as opened:
+        assert opened.engine == brain.fingerprint
+    only(monkeypatch, {**here, ("openvino-amx", "f16"): half})
+    with glc.Codec.open(mini_bundle) as opened:
+        assert opened.engine == half.fingerprint
+
+
 def test_an_engine_that_is_not_exact_is_passed_over(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch, codec: glc.Codec
 ) -> None:
@@ -135,6 +151,6 @@ def test_the_choice_among_real_engines_decodes_what_the_reference_engine_encoded
     mini_bundle: Path, codec: glc.Codec
 ) -> None:
     with glc.Codec.open(mini_bundle) as opened:
-        assert opened.engine.partition(" ")[0] in ("openvino", "onnxruntime")
+        assert opened.engine.partition(" ")[0] in CPU_ENGINES
         data = codec.encode(SMALL)
         assert np.array_equal(opened.decode_latent(data), codec.decode_latent(data))

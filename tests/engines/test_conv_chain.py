@@ -1,0 +1,198 @@
+"""Chains of convolutions: the same numbers as PyTorch's, on AMX and without."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glc.engines import _conv_chain, conv_chain
+from glc.engines.conv_chain import ConvChain, Convolution, GroupNorm, Kind, require_kernels
+from glc.errors import EngineFailed, EngineUnavailable
+
+HERE = _conv_chain.kernels()
+GROUPS, EPSILON = 32, 1e-6
+RELATIVE = {"f16": 1e-3, "bf16": 1e-2}
+
+kernels = pytest.mark.parametrize(
+    ("precision", "plain"),
+    [
+        pytest.param(precision, plain, id=f"{name} {precision}", marks=[] if f"{name} {precision}" in HERE else missing)
+        for precision in ("f16", "bf16")
+        for name, plain in (("plain", True), ("amx", False))
+        for missing in [pytest.mark.skip(reason=f"this processor has no AMX for {precision}")]
+    ],
+)
+
+
+class Network:
+    """Random weights, as a chain and as PyTorch computes it."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+        self.convolutions: list[Convolution] = []
+
+    def add(
+        self,
+        kind: Kind,
+        source: int,
+        target: int,
+        shape: tuple[int, int],
+        *,
+        norm: bool = False,
+        swish: bool = True,
+        residual: int | None = None,
+    ) -> None:
+        """Append one, from `shape[1]` to `shape[0]` channels."""
+        side = 1 if kind == Kind.POINT else 3
+        weights = self._values(*shape, side, side) / np.sqrt(shape[1] * side**2)
+        before = GroupNorm(GROUPS, EPSILON, self._values(shape[1]), self._values(shape[1]), swish) if norm else None
+        self.convolutions.append(
+            Convolution(kind, source, target, weights.astype(np.float32), self._values(shape[0]), before, residual)
+        )
+
+    def _values(self, *shape: int) -> NDArray[np.float32]:
+        return self._random.standard_normal(shape).astype(np.float32)
+
+    def expected(self, given: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(H, W, C) -> (h, w, O) by PyTorch in float32."""
+        tensors = {0: torch.from_numpy(given.astype(np.float32)).permute(2, 0, 1)[None]}
+        for each in self.convolutions:
+            x = tensors[each.source]
+            if each.norm is not None:
+                scale, shift = torch.from_numpy(each.norm.scale), torch.from_numpy(each.norm.shift)
+                x = F.group_norm(x, each.norm.groups, scale, shift, each.norm.epsilon)
+                x = F.silu(x) if each.norm.swish else x
+            x = _convolved(x, each)
+            tensors[each.target] = x if each.residual is None else x + tensors[each.residual]
+        return tensors[self.convolutions[-1].target][0].permute(1, 2, 0).numpy()
+
+
+def _convolved(x: Tensor, each: Convolution) -> Tensor:
+    weights, bias = torch.from_numpy(each.weights), torch.from_numpy(each.bias)
+    if each.kind == Kind.DOWN:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weights, bias, stride=2)
+    if each.kind == Kind.UP:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.conv2d(x, weights, bias, padding=each.weights.shape[2] // 2)
+
+
+def everything() -> Network:
+    """Every kind, a shortcut, a residual in place, and an end in three channels."""
+    network = Network()
+    network.add(Kind.FIRST, 0, 1, (64, 3))
+    network.add(Kind.DENSE, 1, 2, (96, 64), norm=True)
+    network.add(Kind.POINT, 1, 3, (96, 64))
+    network.add(Kind.DENSE, 2, 3, (96, 96), norm=True, residual=3)
+    network.add(Kind.DOWN, 3, 4, (96, 96))
+    network.add(Kind.DENSE, 4, 5, (96, 96), norm=True)
+    network.add(Kind.DENSE, 5, 4, (96, 96), norm=True, residual=4)
+    network.add(Kind.UP, 4, 6, (32, 96))
+    network.add(Kind.DENSE, 6, 7, (3, 32), norm=True, swish=False)
+    return network
+
+
+def image(height: int, width: int, channels: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(height * width).standard_normal((height, width, channels)).astype(np.float32)
+
+
+def distance(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.square(found.astype(np.float32) - expected).mean() / np.square(expected).mean()))
+
+
+@kernels
+@pytest.mark.parametrize("size", [(2, 2), (8, 34), (6, 66), (70, 20)])
+def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str, plain: bool) -> None:
+    network, given = everything(), image(*size)
+    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    assert found.dtype == np.float32
+    assert distance(found, network.expected(given)) < RELATIVE[precision]
+
+
+@kernels
+@pytest.mark.parametrize("kind", [Kind.DENSE, Kind.UP])
+def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: str, plain: bool) -> None:
+    network, given = Network(), image(5, 3, 288).astype(np.float16)
+    network.add(kind, 0, 1, (288, 288), norm=kind == Kind.DENSE)
+    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    assert found.dtype == np.float16
+    assert distance(found, network.expected(given)) < RELATIVE[precision]
+
+
+@kernels
+def test_threads_and_calls_at_once_change_no_bit(precision: str, plain: bool) -> None:
+    network = everything()
+    given = [image(34, 18), image(18, 34), image(34, 18) + 1]
+    alone = ConvChain(network.convolutions, precision, 1, plain=plain)
+    expected = [alone.run(each) for each in given]
+    shared = ConvChain(network.convolutions, precision, 3, plain=plain)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.run, given * 4))
+    for each, one in zip(found, expected * 4, strict=True):
+        np.testing.assert_array_equal(each, one)
+
+
+@kernels
+def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precision: str, plain: bool) -> None:
+    network, given = Network(), image(6, 6, 32).astype(np.float16)
+    network.add(Kind.DENSE, 0, 1, (32, 32), norm=True)
+    network.add(Kind.DENSE, 1, 2, (32, 32), norm=True, residual=0)
+    chain, before = ConvChain(network.convolutions, precision, 1, plain=plain), given.copy()
+    first = chain.run(given)
+    kept = first.copy()
+    chain.run(given * np.float16(2))
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(given, before)
+
+
+@kernels
+def test_a_value_that_float16_does_not_hold_is_told(precision: str, plain: bool) -> None:
+    network, given = Network(), image(6, 6, 32).astype(np.float16)
+    network.add(Kind.DENSE, 0, 1, (32, 32))
+    network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
+    network.add(Kind.DENSE, 2, 3, (32, 32), norm=True)
+    network.convolutions[0].bias[5] = 1e6
+    chain = ConvChain(network.convolutions, precision, 1, plain=plain)
+    with pytest.raises(EngineFailed, match="range of float16: choose"):
+        chain.run(given)
+
+
+@kernels
+def test_a_mean_far_from_zero_keeps_the_deviation(precision: str, plain: bool) -> None:
+    network = Network()
+    network.add(Kind.FIRST, 0, 1, (32, 3))
+    network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
+    network.convolutions[0].bias[:] = 20
+    given = image(40, 40)
+    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    # float16 keeps 20 plus or minus 1 to 2^-7: what matters is that sums of squares lose no more.
+    assert distance(found, network.expected(given)) < 10 * RELATIVE[precision]
+
+
+@pytest.mark.parametrize(
+    ("here", "precision", "message"),
+    [
+        ([], "f16", "no matrix unit .* multiplies f16: choose engine openvino"),
+        (["amx bf16"], "f16", "multiplies f16: choose bf16"),
+        (["amx bf16", "amx f16"], "f32", "in f16 or bf16, not in f32: choose openvino"),
+    ],
+)
+def test_a_precision_that_is_not_here_is_refused(
+    here: list[str], precision: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_conv_chain, "kernels", lambda: here)
+    with pytest.raises(EngineUnavailable, match=message):
+        require_kernels(precision)
+    with pytest.raises(EngineUnavailable, match=message):
+        ConvChain(everything().convolutions, precision, 1)
+
+
+@pytest.mark.parametrize(("here", "taken"), [([], "f16"), (["amx bf16"], "bf16"), (["amx f16", "amx bf16"], "f16")])
+def test_the_more_exact_precision_is_the_default(here: list[str], taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conv_chain, "kernels", lambda: here)
+    assert conv_chain.default_precision() == taken
