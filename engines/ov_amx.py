@@ -79,7 +79,7 @@ class OvAmxLoader(OvLoader):
         return super().fingerprint.replace("openvino", self.name, 1)
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
-        """Take a compiled graph from the cache; see `HostLoader.recall`. The chain's weights are in the graph's file."""
+        """Take a compiled graph from the cache; see `HostLoader.recall`. Weights of a chain are in the graph's file."""
         return super().recall(sha256, exact=exact) if exact else None
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:

@@ -20,8 +20,8 @@ _FASTEST_FIRST: tuple[tuple[str, str], ...] = (
     *(("openvino-amx", "f16"), ("openvino-amx", "bf16")),
     *(("openvino", "f16"), ("openvino", "f32"), ("onnxruntime", "f32")),
 )
-"""Engine and its precision where none is asked for. float16 on a CPU only where a matrix unit computes it; bfloat16 only
-where activations are float16 between convolutions, so that images stay within 50 dB (docs/decisions/0013)."""
+"""Engine and its precision where none is asked for. On a CPU, float16 only where a matrix unit computes it; bfloat16
+only where activations are float16 between convolutions, so that images stay within 50 dB (docs/decisions/0013)."""
 
 _STEADIEST_FIRST: tuple[tuple[str, str], ...] = (("onnxruntime", "f32"), ("openvino", "f32"))
 """For float arithmetic, whose streams decode only where they were made: the same choice wherever that is possible."""

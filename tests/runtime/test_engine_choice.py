@@ -81,7 +81,7 @@ def test_float16_on_a_processor_is_taken_where_a_matrix_unit_computes_it(
 def test_matrix_units_are_preferred_in_the_more_exact_precision_that_they_have(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half, brain, ours = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1), _Inexact()
+    half, brain = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1)
     here: dict[tuple[str, str | None], EngineLoader] = {
         ("openvino", "f32"): _Inexact(),
         ("openvino-amx", "bf16"): brain,
