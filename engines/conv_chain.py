@@ -9,9 +9,11 @@ what is multiplied is float16 or bfloat16, and is summed up in float32.
 from __future__ import annotations
 
 import enum
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +37,8 @@ _LINE = 64
 """Bytes of a cache line."""
 _MOST_CHUNKS = 32
 """Rows are split into at most so many chunks, each with its own sums."""
-_MOST_IDLE = 2
-"""Sets of activations that wait to be used again."""
+_MOST_SPARE = 4
+"""Memory that waits is used for runs that take at least this part of it."""
 
 _LAYER = np.dtype(
     [
@@ -103,18 +105,103 @@ class Convolution:
     residual: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedChain:
+    """Convolutions as the kernels take them; three arrays, which may be kept in a file."""
+
+    layers: NDArray[np.void]
+    """One entry for each convolution, with places in `values` where the kernels want addresses."""
+    channels: NDArray[np.int32]
+    """Of each tensor."""
+    values: NDArray[np.uint8]
+    """Weights, biases, scales and shifts, each from a cache line on."""
+
+
+def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
+    """Order weights as tiles.
+
+    Args:
+        convolutions: in the order of computation; the target of the last one is the result.
+        precision: `f16` or `bf16`, what is multiplied.
+    """
+    layers = np.zeros(len(convolutions), _LAYER)
+    channels = np.zeros(1 + max(convolution.target for convolution in convolutions), np.int32)
+    channels[0] = convolutions[0].weights.shape[1]
+    parts: list[NDArray[np.generic]] = []
+    place = 0
+
+    def placed(values: NDArray[np.generic]) -> int:
+        nonlocal place
+        start, place = place, place + -(-values.nbytes // _LINE) * _LINE
+        parts.append(values)
+        return start
+
+    for layer, convolution in zip(layers, convolutions, strict=True):
+        norm, outputs = convolution.norm, len(convolution.bias)
+        columns = -(-outputs // _TILE) * _TILE
+        channels[convolution.target] = outputs
+        layer["kind"], layer["source"], layer["target"] = convolution.kind, convolution.source, convolution.target
+        layer["residual"] = -1 if convolution.residual is None else convolution.residual
+        layer["columns"] = columns
+        weights = _by_phase_and_tap(convolution.weights, convolution.kind)
+        layer["weights"] = placed(_packed(weights, is_half=precision == "f16"))
+        layer["bias"] = placed(np.pad(convolution.bias, (0, columns - outputs)).astype(np.float32))
+        if norm is not None:
+            layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
+            layer["scale"], layer["shift"] = (placed(each.astype(np.float32)) for each in (norm.scale, norm.shift))
+    values = aligned((place,), np.uint8)
+    starts = itertools.accumulate((-(-part.nbytes // _LINE) * _LINE for part in parts), initial=0)
+    for start, part in zip(starts, parts, strict=False):
+        values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+    return PackedChain(layers, channels, values)
+
+
+class ActivationMemory:
+    """Memory of activations that waits for the next run, of whichever chain; new memory costs as much as a layer."""
+
+    def __init__(self) -> None:
+        self._idle: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """Bytes, with whatever they hold."""
+        with self._lock:
+            idle, self._idle = self._idle, None
+        # What is far too large belonged to another size of image, and goes.
+        if idle is not None and size <= idle.size <= _MOST_SPARE * size:
+            return idle
+        return aligned((size,), np.uint8)
+
+    def leave(self, memory: NDArray[np.uint8]) -> None:
+        """Give back what `take` gave: the larger of it and what waits already."""
+        with self._lock:
+            if self._idle is None or self._idle.size <= memory.size:
+                self._idle = memory
+
+    def clear(self) -> None:
+        """Free what waits."""
+        self._idle = None
+
+
 class ConvChain:
     """Convolutions with packed weights; `run` may be called from several threads at once."""
 
     def __init__(
-        self, convolutions: Sequence[Convolution], precision: str, threads: int, *, plain: bool = False
+        self,
+        packed: PackedChain,
+        precision: str,
+        threads: int,
+        memory: ActivationMemory | None = None,
+        *,
+        plain: bool = False,
     ) -> None:
-        """Pack weights.
+        """Take weights.
 
         Args:
-            convolutions: in the order of computation; the target of the last one is the result.
-            precision: `f16` or `bf16`, what is multiplied.
+            packed: from `pack`, for the same precision.
+            precision: `f16` or `bf16`.
             threads: of one run.
+            memory: of activations, which other chains may share; None frees it after each run.
             plain: compute without AMX, a hundred times slower; for tests on any processor.
 
         Raises:
@@ -123,50 +210,18 @@ class ConvChain:
         if not plain:
             require_kernels(precision)
         self._kernel = f"{'plain' if plain else 'amx'} {precision}"
-        self._threads = threads
-        self._result = convolutions[-1].target
-        self._kinds: dict[int, tuple[Kind, int]] = {}
-        for convolution in convolutions:  # a tensor that is written again keeps its size
-            self._kinds.setdefault(convolution.target, (convolution.kind, convolution.source))
-        self._channels = {0: convolutions[0].weights.shape[1]}
-        self._channels |= {convolution.target: len(convolution.weights) for convolution in convolutions}
-        self._summed = {convolution.source for convolution in convolutions if convolution.norm is not None}
-        self._layers = np.zeros(len(convolutions), _LAYER)
-        self._held: list[NDArray[np.generic]] = []
-        for layer, convolution in zip(self._layers, convolutions, strict=True):
-            self._fill(layer, convolution, is_half=precision == "f16")
-        self._idle: list[_Activations] = []
-        self._lock = threading.Lock()
+        self._threads, self._memory = threads, memory
+        self._channels = packed.channels
+        self._values = packed.values if not packed.values.ctypes.data % _LINE else _copied(packed.values)
+        self._layers = packed.layers.copy()
+        for name in ("weights", "bias", "scale", "shift"):
+            self._layers[name] += np.uintp(self._values.ctypes.data)
 
-    @property
-    def bytes(self) -> int:
-        """Of the weights."""
-        return sum(values.nbytes for values in self._held)
-
-    def _fill(self, layer: np.void, convolution: Convolution, *, is_half: bool) -> None:
-        norm = convolution.norm
-        weights = _packed(_by_phase_and_tap(convolution.weights, convolution.kind), is_half=is_half)
-        columns = -(-len(convolution.bias) // _TILE) * _TILE
-        bias = np.zeros(columns, np.float32)
-        bias[: len(convolution.bias)] = convolution.bias
-        layer["kind"], layer["source"], layer["target"] = convolution.kind, convolution.source, convolution.target
-        layer["residual"] = -1 if convolution.residual is None else convolution.residual
-        layer["columns"] = columns
-        layer["weights"], layer["bias"] = weights.ctypes.data, bias.ctypes.data
-        self._held += [weights, bias]
-        if norm is not None:
-            scale, shift = (np.ascontiguousarray(values, np.float32) for values in (norm.scale, norm.shift))
-            layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
-            layer["scale"], layer["shift"] = scale.ctypes.data, shift.ctypes.data
-            self._held += [scale, shift]
-
-    def run(self, given: NDArray[np.floating], *, keep: bool = True) -> NDArray[np.floating]:
+    def run(self, given: NDArray[np.floating]) -> NDArray[np.floating]:
         """Compute the chain.
 
         Args:
-            given: (H, W, C) float16, or float32 where the first convolution is `Kind.FIRST`; H and W are even as often
-                as they are halved.
-            keep: whether the memory of activations waits for the next run of this size.
+            given: (H, W, C) float32 or float16; H and W are even as often as they are halved.
 
         Returns:
             (h, w, O) float16, or float32 where O is less than 16; belongs to the caller.
@@ -174,76 +229,67 @@ class ConvChain:
         Raises:
             EngineFailed: a value left the range of float16.
         """
-        activations = self._activations(given.shape[0], given.shape[1])
+        shapes = self._shapes(given.shape[0], given.shape[1])
+        last = int(self._layers[-1]["target"])
+        result = aligned(shapes[last], np.float16 if shapes[last][2] >= _TILE else np.float32)
+        is_image = self._layers[0]["kind"] == Kind.FIRST
+        given = np.ascontiguousarray(given, np.float32 if is_image else np.float16)
+        table, sums = self._table(shapes)
+        table["data"][[0, last]] = given.ctypes.data, result.ctypes.data
+        between = {number: shape for number, shape in shapes.items() if number not in (0, last)}
+        sizes = [-(-2 * int(np.prod(shape)) // _LINE) * _LINE for shape in between.values()]
+        memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
+        starts = itertools.accumulate(sizes, initial=memory.ctypes.data)
+        for number, start in zip(between, starts, strict=False):
+            table["data"][number] = start
         try:
-            result = activations.run(given, self._layers, self._threads, self._kernel)
+            _conv_chain.run(self._layers, table, self._threads, self._kernel)
         except OverflowError as error:
             raise EngineFailed(f"openvino-amx: {error}: choose f32") from error
-        if keep:
-            with self._lock:
-                self._idle = [*(idle for idle in self._idle if idle.size == activations.size), activations][:_MOST_IDLE]
+        finally:
+            del sums  # held until here, since the table has its address alone
+            if self._memory:
+                self._memory.leave(memory)
         return result
 
-    def close(self) -> None:
-        """Free activations."""
-        self._idle = []
+    def _shapes(self, height: int, width: int) -> dict[int, tuple[int, int, int]]:
+        """Shape of each tensor, by number."""
+        shapes = {0: (height, width, int(self._channels[0]))}
+        for layer in self._layers:
+            rows, columns, _ = shapes[int(layer["source"])]
+            if layer["kind"] == Kind.DOWN:
+                rows, columns = rows // 2, columns // 2
+            elif layer["kind"] == Kind.UP:
+                rows, columns = 2 * rows, 2 * columns
+            target = int(layer["target"])
+            shapes.setdefault(target, (rows, columns, int(self._channels[target])))
+        return shapes
 
-    def _activations(self, height: int, width: int) -> _Activations:
-        with self._lock:
-            for idle in self._idle:
-                if idle.size == (height, width):
-                    self._idle.remove(idle)
-                    return idle
-        sizes = {0: (height, width)}
-        for target, (kind, source) in self._kinds.items():
-            rows, columns = sizes[source]
-            if kind == Kind.DOWN:
-                sizes[target] = (rows // 2, columns // 2)
-            else:
-                sizes[target] = (2 * rows, 2 * columns) if kind == Kind.UP else (rows, columns)
-        shapes = {number: (*size, self._channels[number]) for number, size in sizes.items()}
-        return _Activations(shapes, self._summed, self._result)
-
-
-class _Activations:
-    """Memory of the tensors of one run; those that live at different times share it."""
-
-    def __init__(self, shapes: dict[int, tuple[int, int, int]], summed: set[int], result: int) -> None:
-        self.size = shapes[0][:2]
-        self._result = result
-        self._table = np.zeros(max(shapes) + 1, _TENSOR)
-        self._arrays: dict[int, NDArray[np.floating]] = {}
-        self._sums: list[NDArray[np.float64]] = []
+    def _table(self, shapes: dict[int, tuple[int, int, int]]) -> tuple[NDArray[np.void], NDArray[np.float64]]:
+        """Tensors as the kernels take them, without their memory, and the sums of those that are normalised."""
+        table = np.zeros(max(shapes) + 1, _TENSOR)
         for number, shape in shapes.items():
-            entry = self._table[number]
-            entry["height"], entry["width"], entry["channels"] = shape
-            if number in summed:
-                sums = np.zeros((_MOST_CHUNKS, shape[2], 2))
-                entry["sums"] = sums.ctypes.data
-                self._sums.append(sums)
-            if number not in (0, result):
-                self._arrays[number] = _aligned(shape, np.float16)
-                entry["data"] = self._arrays[number].ctypes.data
-
-    def run(
-        self, given: NDArray[np.floating], layers: NDArray[np.void], threads: int, kernel: str
-    ) -> NDArray[np.floating]:
-        entry = self._table[self._result]
-        shape = tuple(int(entry[name]) for name in ("height", "width", "channels"))
-        result = _aligned(shape, np.float16 if shape[2] >= _TILE else np.float32)
-        given = np.ascontiguousarray(given)
-        self._table[0]["chunks"] = 0  # its sums are those of the image before
-        self._table[0]["data"], entry["data"] = given.ctypes.data, result.ctypes.data
-        _conv_chain.run(layers, self._table, threads, kernel)
-        return result
+            table[number]["height"], table[number]["width"], table[number]["channels"] = shape
+        summed = sorted({int(layer["source"]) for layer in self._layers if layer["groups"]})
+        sizes = [_MOST_CHUNKS * shapes[number][2] * 2 for number in summed]
+        sums = np.zeros(sum(sizes))
+        for number, start in zip(summed, itertools.accumulate(sizes, initial=0), strict=False):
+            table[number]["sums"] = sums.ctypes.data + start * sums.itemsize
+        return table, sums
 
 
-def _aligned(shape: tuple[int, ...], dtype: type[np.floating]) -> NDArray[np.floating]:
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """New memory that begins with a cache line: else each pixel's columns would lie in two."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _LINE, np.uint8)
     first = -memory.ctypes.data % _LINE
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def _copied(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    copy = aligned(values.shape, np.uint8)
+    copy[:] = values
+    return copy
 
 
 def default_precision() -> str:

@@ -18,12 +18,13 @@ import mmap
 import os
 import sys
 import tempfile
+import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import openvino
@@ -123,6 +124,29 @@ class Cache:
             return False
         return True
 
+    def recalled_arrays(self, sha256: str, settings: Mapping[str, Any], way: str) -> dict[str, NDArray[Any]] | None:
+        """Take what `keep_arrays` kept; None where it is not there, or damaged. Arguments as for `recalled`."""
+        file = _file(sha256, settings, way)
+        if file is None or not file.exists():
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as arrays:  # a zip file: its checksums are looked at
+                return dict(arrays)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _logger.warning("%s cannot be used and is made anew: %s", file, last_line(error))
+            return None
+
+    def keep_arrays(
+        self, arrays: Mapping[str, NDArray[Any]], sha256: str, settings: Mapping[str, Any], way: str
+    ) -> None:
+        """Write arrays that belong to a compiled graph, where there is a folder for it."""
+        file = _file(sha256, settings, way)
+        if file is not None:
+            try:
+                _write(file, lambda stream: np.savez(stream, **dict[str, Any](arrays)))
+            except OSError as error:
+                _logger.warning("%s cannot be kept, so that the next process makes it again: %s", file, error)
+
 
 def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:
     """Named by what is compiled, by what, for what; our own version stands for how the graph is rewritten before."""
@@ -134,15 +158,23 @@ def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:
 
 
 def _save(compiled: Compiled, file: Path) -> None:
-    """Write under a temporary name, then rename: other processes may read and write the same file."""
     content = compiled.model.export_model().getbuffer()
     specs = {"inputs": [*map(asdict, compiled.inputs)], "outputs": [*map(asdict, compiled.outputs)]}
     head = json.dumps({**specs, "crc32": zlib.crc32(content)}).encode() + b"\n"
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(head.ljust(-(-len(head) // _PAGE) * _PAGE, b"\0"))
+        stream.write(content)
+
+    _write(file, write)
+
+
+def _write(file: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write under a temporary name, then rename: other processes may read and write the same file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
         try:
-            temporary.write(head.ljust(-(-len(head) // _PAGE) * _PAGE, b"\0"))
-            temporary.write(content)
+            write(temporary)
             temporary.close()
             os.replace(temporary.name, file)  # noqa: PTH105 - both are names already
         except BaseException:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glc.engines import _conv_chain, conv_chain
-from glc.engines.conv_chain import ConvChain, Convolution, GroupNorm, Kind, require_kernels
+from glc.engines.conv_chain import ActivationMemory, ConvChain, Convolution, GroupNorm, Kind, pack, require_kernels
 from glc.errors import EngineFailed, EngineUnavailable
 
 HERE = _conv_chain.kernels()
@@ -97,6 +97,11 @@ def everything() -> Network:
     return network
 
 
+def chain_of(network: Network, precision: str, threads: int, *, plain: bool = False) -> ConvChain:
+    packed = pack(network.convolutions, precision)
+    return ConvChain(packed, precision, threads, ActivationMemory(), plain=plain)
+
+
 def image(height: int, width: int, channels: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(height * width).standard_normal((height, width, channels)).astype(np.float32)
 
@@ -109,7 +114,7 @@ def distance(found: NDArray[np.floating], expected: NDArray[np.floating]) -> flo
 @pytest.mark.parametrize("size", [(2, 2), (8, 34), (6, 66), (70, 20)])
 def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str, plain: bool) -> None:
     network, given = everything(), image(*size)
-    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, plain=plain).run(given)
     assert found.dtype == np.float32
     assert distance(found, network.expected(given)) < RELATIVE[precision]
 
@@ -119,7 +124,7 @@ def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str,
 def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: str, plain: bool) -> None:
     network, given = Network(), image(5, 3, 288).astype(np.float16)
     network.add(kind, 0, 1, (288, 288), norm=kind == Kind.DENSE)
-    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, plain=plain).run(given)
     assert found.dtype == np.float16
     assert distance(found, network.expected(given)) < RELATIVE[precision]
 
@@ -128,9 +133,9 @@ def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: s
 def test_threads_and_calls_at_once_change_no_bit(precision: str, plain: bool) -> None:
     network = everything()
     given = [image(34, 18), image(18, 34), image(34, 18) + 1]
-    alone = ConvChain(network.convolutions, precision, 1, plain=plain)
+    alone = chain_of(network, precision, 1, plain=plain)
     expected = [alone.run(each) for each in given]
-    shared = ConvChain(network.convolutions, precision, 3, plain=plain)
+    shared = chain_of(network, precision, 3, plain=plain)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(shared.run, given * 4))
     for each, one in zip(found, expected * 4, strict=True):
@@ -142,7 +147,7 @@ def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precis
     network, given = Network(), image(6, 6, 32).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (32, 32), norm=True)
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True, residual=0)
-    chain, before = ConvChain(network.convolutions, precision, 1, plain=plain), given.copy()
+    chain, before = chain_of(network, precision, 1, plain=plain), given.copy()
     first = chain.run(given)
     kept = first.copy()
     chain.run(given * np.float16(2))
@@ -157,7 +162,7 @@ def test_a_value_that_float16_does_not_hold_is_told(precision: str, plain: bool)
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
     network.add(Kind.DENSE, 2, 3, (32, 32), norm=True)
     network.convolutions[0].bias[5] = 1e6
-    chain = ConvChain(network.convolutions, precision, 1, plain=plain)
+    chain = chain_of(network, precision, 1, plain=plain)
     with pytest.raises(EngineFailed, match="range of float16: choose"):
         chain.run(given)
 
@@ -169,7 +174,7 @@ def test_a_mean_far_from_zero_keeps_the_deviation(precision: str, plain: bool) -
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
     network.convolutions[0].bias[:] = 20
     given = image(40, 40)
-    found = ConvChain(network.convolutions, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, plain=plain).run(given)
     # float16 keeps 20 plus or minus 1 to 2^-7: what matters is that sums of squares lose no more.
     assert distance(found, network.expected(given)) < 10 * RELATIVE[precision]
 
@@ -189,10 +194,20 @@ def test_a_precision_that_is_not_here_is_refused(
     with pytest.raises(EngineUnavailable, match=message):
         require_kernels(precision)
     with pytest.raises(EngineUnavailable, match=message):
-        ConvChain(everything().convolutions, precision, 1)
+        chain_of(everything(), precision, 1)
 
 
 @pytest.mark.parametrize(("here", "taken"), [([], "f16"), (["amx bf16"], "bf16"), (["amx f16", "amx bf16"], "f16")])
 def test_the_more_exact_precision_is_the_default(here: list[str], taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_conv_chain, "kernels", lambda: here)
     assert conv_chain.default_precision() == taken
+
+
+def test_chains_share_the_memory_of_activations() -> None:
+    memory = ActivationMemory()
+    first = memory.take(1000)
+    memory.leave(first)
+    assert memory.take(900) is first
+    assert memory.take(900) is not first, "it is lent to one run at a time"
+    memory.leave(first)
+    assert memory.take(10).size == 10, "what is far too large goes"
