@@ -127,13 +127,13 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
     layers = np.zeros(len(convolutions), _LAYER)
     channels = np.zeros(1 + max(convolution.target for convolution in convolutions), np.int32)
     channels[0] = convolutions[0].weights.shape[1]
-    parts: list[NDArray[np.generic]] = []
-    place = 0
+    parts: list[tuple[int, NDArray[Any]]] = []
+    end = 0
 
-    def placed(values: NDArray[np.generic]) -> int:
-        nonlocal place
-        start, place = place, place + -(-values.nbytes // _LINE) * _LINE
-        parts.append(values)
+    def placed(values: NDArray[Any]) -> int:
+        nonlocal end
+        start, end = end, end + -(-values.nbytes // _LINE) * _LINE
+        parts.append((start, values))
         return start
 
     for layer, convolution in zip(layers, convolutions, strict=True):
@@ -149,9 +149,8 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         if norm is not None:
             layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
             layer["scale"], layer["shift"] = (placed(each.astype(np.float32)) for each in (norm.scale, norm.shift))
-    values = aligned((place,), np.uint8)
-    starts = itertools.accumulate((-(-part.nbytes // _LINE) * _LINE for part in parts), initial=0)
-    for start, part in zip(starts, parts, strict=False):
+    values = aligned((end,), np.uint8)
+    for start, part in parts:
         values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
     return PackedChain(layers, channels, values)
 
@@ -177,10 +176,6 @@ class ActivationMemory:
         with self._lock:
             if self._idle is None or self._idle.size <= memory.size:
                 self._idle = memory
-
-    def clear(self) -> None:
-        """Free what waits."""
-        self._idle = None
 
 
 class ConvChain:
@@ -233,7 +228,8 @@ class ConvChain:
         last = int(self._layers[-1]["target"])
         result = aligned(shapes[last], np.float16 if shapes[last][2] >= _TILE else np.float32)
         is_image = self._layers[0]["kind"] == Kind.FIRST
-        given = np.ascontiguousarray(given, np.float32 if is_image else np.float16)
+        with np.errstate(over="ignore"):  # told below, as any other activation
+            given = np.ascontiguousarray(given, np.float32 if is_image else np.float16)
         table, sums = self._table(shapes)
         table["data"][[0, last]] = given.ctypes.data, result.ctypes.data
         between = {number: shape for number, shape in shapes.items() if number not in (0, last)}

@@ -1,5 +1,5 @@
-/* One layer, by one member of the team: chunks of rows until none is left. A template: conv_chain.c includes it for each
- * kernel, with WALK, TARGET, HALF and OP set. */
+/* One layer, by one member of the team: chunks of rows until none is left. A template: conv_chain.c includes it for
+ * each kernel, with WALK, TARGET, HALF and OP set. */
 
 TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
   const Tensor *from = run->tensors + layer->source;
@@ -101,8 +101,8 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
               OP(multiply)(run, taps[phase], count, depth, (size_t)x * stride * depth, (size_t)depth * stride * 2, b,
                            (pixels + LANES - 1) / LANES, columns / LANES, found, &pending, &cursor, layer->swish, HALF);
               const size_t step = (size_t)into->channels * (doubles ? 2 : 1);
-              const size_t at = doubles ? ((size_t)(2 * y + phase / 2) * into->width + 2 * x + phase % 2) : (size_t)y * width + x;
-              const size_t place = at * into->channels + column;
+              const size_t row = doubles ? 2 * y + phase / 2 : y, at = doubles ? 2 * x + phase % 2 : x;
+              const size_t place = (row * into->width + at) * into->channels + column;
               if (into->channels < LANES) {
                 for (int p = 0; p < pixels; p++)
                   for (int c = 0; c < into->channels; c++)
