@@ -241,7 +241,7 @@ class ConvChain:
         try:
             _conv_chain.run(self._layers, table, self._threads, self._kernel)
         except OverflowError as error:
-            raise EngineFailed(f"openvino-amx: {error}: choose f32") from error
+            raise EngineFailed(f"openvino-amx: {error}: choose engine openvino in f32") from error
         finally:
             del sums  # held until here, since the table has its address alone
             if self._memory:

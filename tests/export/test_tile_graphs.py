@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.processors import CPU_ENGINES_HERE
 
 from glc.engines import Array, Engine, HostLoader, engine_loader
 from glc.errors import ExportError
@@ -53,7 +52,7 @@ class Tiles:
         return self.engines[graph].run(feeds)
 
 
-@pytest.fixture(scope="module", params=CPU_ENGINES_HERE)
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
 def mini_tiles(mini_model: GlcModel, request: pytest.FixtureRequest) -> Tiles:
     return Tiles(mini_model, request.param)
 
