@@ -90,6 +90,11 @@ typedef struct {
   size_t size;
 } Ring;
 
+static Cursor cursor_at(const Tensor *from, int row, uint16_t *to) {
+  const size_t values = (size_t)from->width * from->channels;
+  return (Cursor){(const uint16_t *)from->data + row * values, to, (int32_t)(values / LANES), 0};
+}
+
 /* A row of an image, each pixel with its neighbours: (width, DEPTH), the last of DEPTH zero. */
 static void gather(const Tensor *image, int row, float *to) {
   const int width = image->width, n = image->channels;

@@ -60,25 +60,23 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
       int r = kind == DOWN ? 2 * start : start - above;
       for (r = r > ready ? r : ready; r < needed; r++) {
         uint16_t *slot = SLOT(r) + above * depth;
-        const size_t begin = (size_t)r * from->width * from->channels;
         if (r < 0 || r >= from->height) {
           memset(SLOT(r), 0, pitch * 2);
         } else if (kind == FIRST) {
           gather(from, r, gathered);
           OP(narrow)(gathered, slot, (size_t)width * DEPTH, HALF);
         } else if (!layer->groups) {
-          OP(copy)((const uint16_t *)from->data + begin, slot, (size_t)from->width * depth, HALF);
+          const size_t values = (size_t)from->width * depth;
+          OP(copy)((const uint16_t *)from->data + r * values, slot, values, HALF);
         } else {
-          if (r != beside)
-            cursor = (Cursor){(const uint16_t *)from->data + begin, slot, from->width * depth / LANES, 0};
+          if (r != beside) cursor = cursor_at(from, r, slot);
           while (cursor.left) OP(normalise)(run, &cursor, depth, layer->swish, HALF);
         }
       }
       ready = needed;
       if (layer->groups && group == 1 && end < last && needed < from->height) {
         beside = needed;
-        cursor.from = (const uint16_t *)from->data + (size_t)needed * from->width * depth;
-        cursor = (Cursor){cursor.from, SLOT(needed) + above * depth, from->width * depth / LANES, 0};
+        cursor = cursor_at(from, needed, SLOT(needed) + above * depth);
       }
       memset(sums, 0, sums_bytes);
       for (int outer = 0; outer < (by_pairs ? pairs * phases : 1); outer++)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ _EXACT_HINT = "dynamic"
 _HINTS = {"f32": "f32", "f16": "dynamic", "bf16": "bf16"}
 """Precision -> OpenVINO's hint. Under `dynamic` operations have the types of the graph: float16 is too coarse for some.
 bfloat16 is a hint, since 8-bit convolutions beside it fall back to slow ones under `dynamic`."""
+
+
+@contextlib.contextmanager
+def _rejecting() -> Iterator[None]:
+    """Turn what OpenVINO raises at a graph into our error."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
 
 
 class OvEngine:
@@ -138,12 +148,8 @@ class OvLoader(HostLoader):
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
         """Take a compiled graph from the cache; see `HostLoader.recall`."""
-        settings, way = self._settings(exact=exact), self._way(exact=exact)
-        compiled = self._cache.recalled(sha256, settings, way)
-        if compiled is None:
-            return None
-        _require_precision(compiled.model, settings)
-        return OvEngine(compiled, sparing=self._sparing)
+        compiled = self._recalled(sha256, self._settings(exact=exact), self._way(exact=exact))
+        return None if compiled is None else OvEngine(compiled, sparing=self._sparing)
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
@@ -151,18 +157,15 @@ class OvLoader(HostLoader):
         recalled = self.recall(sha256, exact=exact)
         if recalled is not None:
             return recalled
-        settings = self._settings(exact=exact)
-        source = self._read(graph, exact=exact)
-        compiled = Compiled(self._compiled(source, settings), *graph_specs(source))
-        kept = self._cache.keep(compiled, sha256, settings, self._way(exact=exact))
-        # The file's memory is shared with other processes, and its pages can be let go.
-        recalled = self.recall(sha256, exact=exact) if kept else None
-        return OvEngine(compiled, sparing=self._sparing) if recalled is None else recalled
+        source = self._parsed(graph)
+        compiled = self._made(source, sha256, self._way(exact=exact), exact=exact)
+        return OvEngine(compiled, sparing=self._sparing)
 
     def load_strips(self, graph: bytes) -> Engine:
         """Load a graph for strips; see `HostLoader.load_strips`. Compiling takes less than a strip, and is not kept."""
-        source, settings = self._read(graph, exact=False), self._settings(exact=False)
-        inputs, outputs = graph_specs(source)
+        source, settings = self._parsed(graph), self._settings(exact=False)
+        self._rewrite(source, exact=False)
+        inputs, outputs = _specs(source)
         keep_sums_apart(source)
         return OvStripEngine(
             source,
@@ -171,22 +174,30 @@ class OvLoader(HostLoader):
             lambda model: self._compiled(model, settings),
         )
 
-    def _read(self, graph: bytes, *, exact: bool) -> openvino.Model:
-        source = self._parsed(graph)
+    def _recalled(self, sha256: str, settings: Mapping[str, Any], way: str) -> Compiled | None:
+        """What was compiled so, from the cache."""
+        compiled = self._cache.recalled(sha256, settings, way)
+        if compiled is not None:
+            _require_precision(compiled.model, settings)
+        return compiled
+
+    def _made(self, source: openvino.Model, sha256: str, way: str, *, exact: bool) -> Compiled:
+        """Rewrite and compile a graph as it was read, and keep it."""
+        settings, specs = self._settings(exact=exact), _specs(source)
         self._rewrite(source, exact=exact)
-        return source
+        compiled = Compiled(self._compiled(source, settings), *specs)
+        kept = self._cache.keep(compiled, sha256, settings, way)
+        # The file's memory is shared with other processes, and its pages can be let go.
+        recalled = self._recalled(sha256, settings, way) if kept else None
+        return compiled if recalled is None else recalled
 
     def _parsed(self, graph: bytes) -> openvino.Model:
-        try:
+        with _rejecting():
             return self._core.read_model(graph)
-        except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
 
     def _compiled(self, source: openvino.Model, settings: Mapping[str, Any]) -> openvino.CompiledModel:
-        try:
+        with _rejecting():
             model = self._core.compile_model(source, _DEVICE, dict(settings))
-        except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
         _require_precision(model, settings)
         return model
 
@@ -204,37 +215,33 @@ class OvLoader(HostLoader):
             return f"exact in {self.exact_precision}"
         return f"{self._precision}, merged upsampling and group norms"
 
+    @_rejecting()
     def _rewrite(self, source: openvino.Model, *, exact: bool) -> None:
         """Give a graph the types that it is computed in, and forms that are faster here."""
-        try:
-            if exact:
-                if self.exact_precision == "f16":
-                    narrow_exact(source)
-                return
-            if self._precision == "f16" and any(
-                node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
-            ):
-                raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
-            merge_upsampling(source)
-            wide = merge_group_norms(source)
-            if self._precision == "f16":
-                narrow(source, wide | codebook_search(source))
-        except (RuntimeError, TypeError) as error:
-            raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
+        if exact:
+            if self.exact_precision == "f16":
+                narrow_exact(source)
+            return
+        if self._precision == "f16" and any(
+            node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
+        ):
+            raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
+        merge_upsampling(source)
+        wide = merge_group_norms(source)
+        if self._precision == "f16":
+            narrow(source, wide | codebook_search(source))
 
 
 def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any]) -> None:
     """Raise EngineUnavailable where OpenVINO took another precision than it was asked for."""
     hint = settings["INFERENCE_PRECISION_HINT"]
-    try:
+    with _rejecting():
         given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    except RuntimeError as error:
-        raise EngineRejectedGraph(f"openvino cannot load the graph: {last_line(error)}") from error
     if given != hint:
         raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
 
 
-def graph_specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a graph; compiled, it has further names, of fused operations."""
     return tuple(map(_spec, source.inputs)), tuple(map(_spec, source.outputs))
 

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import openvino
 
 from glc.engines.conv_chain import ActivationMemory, ConvChain, PackedChain, default_precision, pack, require_kernels
-from glc.engines.ov import OvEngine, OvLoader, graph_specs
+from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
 from glc.engines.ov_chain import GIVEN, TAKEN, cut
 from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
 
-_BEFORE, _CHAIN, _BEHIND = "before a chain", "its convolutions", "behind a chain"
+_BEFORE, _CHAIN, _BEHIND = "before a chain", "packed convolutions", "behind a chain"
 
 
 class OvAmxEngine:
     """A graph in three: what stands before the chain, the chain, and what stands behind."""
 
-    def __init__(self, before: OvEngine, chain: ConvChain, behind: OvEngine, specs: _Specs) -> None:
+    def __init__(self, before: OvEngine, chain: ConvChain, behind: OvEngine) -> None:
         self._before, self._chain, self._behind = before, chain, behind
-        self._specs = specs
+        self._rest = tuple(spec for spec in behind.inputs if spec.name != TAKEN)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What `run` must be fed."""
-        return self._specs.inputs
+        return tuple(dict.fromkeys((*self._before.inputs, *self._rest)))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What `run` returns."""
-        return self._specs.outputs
+        return self._behind.outputs
 
     @property
     def streams(self) -> int:
@@ -47,21 +44,13 @@ class OvAmxEngine:
         check_feeds(self.inputs, feeds)
         given = self._before.run({spec.name: feeds[spec.name] for spec in self._before.inputs})[GIVEN]
         taken = self._chain.run(given[0])
-        rest = {spec.name: feeds[spec.name] for spec in self._behind.inputs if spec.name != TAKEN}
+        rest = {spec.name: feeds[spec.name] for spec in self._rest}
         return self._behind.run({TAKEN: taken[None].astype(np.float32, copy=False), **rest})
 
     def close(self) -> None:
         """Free the graph."""
         self._before.close()
         self._behind.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Specs:
-    """Of a whole graph."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 class OvAmxLoader(OvLoader):
@@ -88,59 +77,39 @@ class OvAmxLoader(OvLoader):
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
         """Take a graph from the cache; see `HostLoader.recall`."""
-        if exact:
-            return super().recall(sha256, exact=True)
         settings = self._settings(exact=False)
-        kept = self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAIN))
-        parts = [self._cache.recalled(sha256, settings, self._way_of(part)) for part in (_BEFORE, _BEHIND)]
-        before, behind = parts
-        if kept is None or before is None or behind is None or kept.keys() != {"layers", "channels", "values", "specs"}:
-            return None
-        named = json.loads(str(kept["specs"]))
-        inputs, outputs = (
-            tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in named[end])
-            for end in ("inputs", "outputs")
-        )
-        packed = PackedChain(kept["layers"], kept["channels"], kept["values"])
-        return self._engine(before, packed, behind, _Specs(inputs, outputs))
+        kept = None if exact else self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAIN))
+        if kept is None:
+            return super().recall(sha256, exact=exact)
+        before, behind = (self._recalled(sha256, settings, self._way_of(part)) for part in (_BEFORE, _BEHIND))
+        return None if before is None or behind is None else self._engine(before, PackedChain(**kept), behind)
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`. One without a chain is OpenVINO's alone."""
-        if exact:
-            return super().load(graph, exact=True)
         sha256 = hashlib.sha256(graph).hexdigest()
-        recalled = self.recall(sha256, exact=False)
+        recalled = self.recall(sha256, exact=exact)
         if recalled is not None:
             return recalled
-        source = self._parsed(graph)
-        specs = _Specs(*graph_specs(source))
-        parts = cut(source)
+        parts = None if exact else cut(self._parsed(graph))
         if parts is None:
-            return super().load(graph)
+            return super().load(graph, exact=exact)
         packed = pack(parts.convolutions, self._precision)
-        named = {
-            end: [(spec.name, spec.dtype, spec.shape) for spec in getattr(specs, end)] for end in ("inputs", "outputs")
-        }
         arrays = {"layers": packed.layers, "channels": packed.channels, "values": packed.values}
-        arrays["specs"] = np.array(json.dumps(named))
         self._cache.keep_arrays(arrays, sha256, self._settings(exact=False), self._way_of(_CHAIN))
         before, behind = (
-            self._part(part, name, sha256) for name, part in ((_BEFORE, parts.before), (_BEHIND, parts.behind))
+            self._made(part, sha256, self._way_of(name), exact=False)
+            for name, part in ((_BEFORE, parts.before), (_BEHIND, parts.behind))
         )
-        return self._engine(before, packed, behind, specs)
+        return self._engine(before, packed, behind)
 
-    def _part(self, source: openvino.Model, name: str, sha256: str) -> Compiled:
-        settings = self._settings(exact=False)
-        specs = graph_specs(source)
-        self._rewrite(source, exact=False)
-        compiled = Compiled(self._compiled(source, settings), *specs)
-        self._cache.keep(compiled, sha256, settings, self._way_of(name))
-        return compiled
-
-    def _engine(self, before: Compiled, packed: PackedChain, behind: Compiled, specs: _Specs) -> OvAmxEngine:
+    def _engine(self, before: Compiled, packed: PackedChain, behind: Compiled) -> OvAmxEngine:
         chain = ConvChain(packed, self._precision, self._threads, self._memory)
-        ends = (OvEngine(part, sparing=self._sparing) for part in (before, behind))
-        return OvAmxEngine(next(ends), chain, next(ends), specs)
+        first, last = (OvEngine(part, sparing=self._sparing) for part in (before, behind))
+        return OvAmxEngine(first, chain, last)
+
+    def _way(self, *, exact: bool) -> str:
+        """Other than OpenVINO's own way for image graphs: one that it compiled whole may have a chain."""
+        return super()._way(exact=exact) if exact else self._way_of("no chain")
 
     def _way_of(self, part: str) -> str:
-        return f"{self._way(exact=False)}, {part}"
+        return f"{super()._way(exact=False)}, {part}"

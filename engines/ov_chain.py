@@ -9,7 +9,6 @@ a whole with its bias. What the row gives and what it takes are one tensor each.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +20,9 @@ from openvino import opset13 as ops
 from glc.engines.conv_chain import Convolution, GroupNorm, Kind
 from glc.engines.ov_constants import constant_behind
 from glc.engines.ov_group_norm import found_group_norm
+from glc.engines.ov_readers import readers
 from glc.engines.ov_upsampling import is_doubling
 
-_SIZES_ALONE = "ShapeOf"
 _MULTIPLE = 32
 """Of the channels within a row."""
 _MOST_FIRST = 3
@@ -133,13 +132,13 @@ def _row(given: Any, by_source: dict[tuple[str, int], list[_Found]]) -> _Row:
     """Follow the only way from a tensor as far as it is known."""
     row = _Row(given)
     while True:
-        here, readers = by_source.get(_key(row.result), []), _readers(row.result)
+        here, ends = by_source.get(_key(row.result), []), readers(row.result)
         if row.convolutions and row.result.get_partial_shape()[1].get_length() % _MULTIPLE:
             return row
-        if len(here) == 1 and len(readers) == 1:
+        if len(here) == 1 and len(ends) == 1:
             row.single(here[0])
             continue
-        block = _block(row.result, here, by_source) if len(readers) == 2 else None
+        block = _block(row.result, here, by_source) if len(ends) == 2 else None
         if block is None:
             return row
         row.block(*block)
@@ -155,25 +154,25 @@ def _block(
         return None
     first = branches[0]
     behind = by_source.get(_key(first.result), [])
-    if len(behind) != 1 or len(_readers(first.result)) != 1 or behind[0].kind != Kind.DENSE:
+    if len(behind) != 1 or len(readers(first.result)) != 1 or behind[0].kind != Kind.DENSE:
         return None
     second = behind[0]
-    readers = _readers(second.result)
-    if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
+    ends = readers(second.result)
+    if len(ends) != 1 or ends[0].get_node().get_type_name() != "Add":
         return None
-    total = readers[0].get_node()
+    total = ends[0].get_node()
     operands = {_key(value) for value in total.input_values()}
     identity = shortcuts[0].result if shortcuts else given
-    if operands != {_key(second.result), _key(identity)} or (shortcuts and len(_readers(identity)) != 1):
+    if operands != {_key(second.result), _key(identity)} or (shortcuts and len(readers(identity)) != 1):
         return None
     return first, second, shortcuts[0] if shortcuts else None, total.output(0)
 
 
 def _convolution(node: Any, norms: dict[tuple[str, int], Any]) -> _Found | None:
-    weights, readers = constant_behind(node.input_value(1)), _readers(node.output(0))
-    if weights is None or len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
+    weights, ends = constant_behind(node.input_value(1)), readers(node.output(0))
+    if weights is None or len(ends) != 1 or ends[0].get_node().get_type_name() != "Add":
         return None
-    added = readers[0].get_node()
+    added = ends[0].get_node()
     biases = [found for found in map(constant_behind, added.input_values()) if found is not None]
     outputs, inputs = weights.shape[:2]
     if len(biases) != 1 or biases[0].size != outputs or (outputs % _LEAST_COLUMNS and outputs >= _LEAST_COLUMNS):
@@ -226,7 +225,7 @@ def _normalised(source: Any, norms: dict[tuple[str, int], Any]) -> tuple[Any, Gr
     found = norms.get(_key(normed))
     # Nothing else may read what is no longer computed.
     expected = 1 if normed is source else 2
-    if found is None or len(_readers(normed)) != expected or len(_readers(source)) != 1:
+    if found is None or len(readers(normed)) != expected or len(readers(source)) != 1:
         return source, None
     swish = normed is not source
     return found.x, GroupNorm(found.groups, found.epsilon, found.scale, found.shift, swish)
@@ -236,42 +235,34 @@ def _link(found: _Found, source: int, target: int) -> Convolution:
     return Convolution(found.kind, source, target, found.weights, found.bias, found.norm)
 
 
-def _readers(tensor: Any) -> list[Any]:
-    """Inputs that take the data of a tensor, not its size alone."""
-    return [end for end in tensor.get_target_inputs() if end.get_node().get_type_name() != _SIZES_ALONE]
-
-
 def _key(tensor: Any) -> tuple[str, int]:
     return tensor.get_node().get_friendly_name(), tensor.get_index()
 
 
 def _split(model: openvino.Model, row: _Row) -> CutGraph:
     channels_last, channels_first = (ops.constant(np.array(order, np.int64)) for order in ((0, 2, 3, 1), (0, 3, 1, 2)))
+    parameters = model.get_parameters()
     given = ops.result(ops.transpose(row.given, channels_last))
     given.output(0).set_names({GIVEN})
-    before = openvino.Model([given], list(_parameters([given])), "before")
-    rank, channels = row.result.get_partial_shape().rank, row.result.get_partial_shape()[1]
-    if rank.get_length() != 4 or channels.is_dynamic:
-        raise ValueError("a convolution has a result of another rank")
-    taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels.get_length()]), np.float32, TAKEN)
+    before = openvino.Model([given], _needed(parameters, [given]), "before")
+    channels = row.result.get_partial_shape()[1].get_length()
+    taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels]), np.float32, TAKEN)
     taken.output(0).set_names({TAKEN})
     turned = ops.transpose(taken, channels_first)
     for end in row.result.get_target_inputs():
         end.replace_source_output(turned.output(0))
     results = model.get_results()
-    behind = openvino.Model(results, list(_parameters(results)), "behind")
+    behind = openvino.Model(results, _needed([*parameters, taken], results), "behind")
     return CutGraph(before, tuple(row.convolutions), behind)
 
 
-def _parameters(ends: list[Any]) -> Iterator[Any]:
-    """Inputs of the graph that results depend on."""
+def _needed(parameters: list[Any], ends: list[Any]) -> list[Any]:
+    """Those inputs of a graph that results depend on."""
     seen: set[str] = set()
     waiting = list(ends)
     while waiting:
         node = waiting.pop()
-        if node.get_friendly_name() in seen:
-            continue
-        seen.add(node.get_friendly_name())
-        if node.get_type_name() == "Parameter":
-            yield node
-        waiting += [value.get_node() for value in node.input_values()]
+        if node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            waiting += [value.get_node() for value in node.input_values()]
+    return [parameter for parameter in parameters if parameter.get_friendly_name() in seen]

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from glc.engines.ov_constants import constant_behind
-
-_IGNORED = "ShapeOf"
+from glc.engines.ov_readers import readers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,11 +80,10 @@ def found_group_norm(mvn: Any) -> GroupNormNodes | None:
 def _single_followers(node: Any, count: int) -> Iterator[Any]:
     """The operations behind one, each the only one that takes the data of the one before."""
     for _ in range(count):
-        targets = [target.get_node() for target in node.output(0).get_target_inputs()]
-        targets = [target for target in targets if target.get_type_name() != _IGNORED]
-        if len(targets) != 1:
+        ends = readers(node.output(0))
+        if len(ends) != 1:
             return
-        (node,) = targets
+        node = ends[0].get_node()
         yield node
 
 

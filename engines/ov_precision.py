@@ -16,6 +16,7 @@ from openvino import Type
 from openvino import opset13 as ops
 
 from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_readers import readers
 
 _ENDS = ("Parameter", "Result")
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -105,10 +106,8 @@ def _until_rounded(parameter: Any) -> set[str] | None:
     names: set[str] = set()
     open_ends = [parameter]
     while open_ends:
-        for target in open_ends.pop().output(0).get_target_inputs():
-            node = target.get_node()
-            if node.get_type_name() == "ShapeOf":
-                continue
+        for end in readers(open_ends.pop().output(0)):
+            node = end.get_node()
             if node.get_type_name() not in _ELEMENTWISE:
                 return None
             names.add(node.get_friendly_name())

@@ -15,6 +15,7 @@ from tests.conftest import DATA, load_image
 import glc
 from glc.bench.threads import measure_threads
 from glc.engines import engine_loader
+from glc.errors import EngineUnavailable
 from glc.runtime.default_model import default_bundle
 
 PHOTO = load_image("coffee_200x300.png")
@@ -47,13 +48,20 @@ def test_what_a_thread_gets_otherwise_or_not_at_all_is_counted(monkeypatch: pyte
     assert row.differing == 2 * 4  # of eight calls, each made twice: once to load the graphs
 
 
+def has_matrices() -> bool:
+    """Whether the third engine of CPUs is here."""
+    try:
+        engine_loader("openvino-amx", 1)
+    except EngineUnavailable:
+        return False
+    return True
+
+
 @pytest.mark.slow
 def test_the_command_ends_with_one_json_document() -> None:
     photo = DATA / "images" / "coffee_200x300.png"
     command = [sys.executable, "-m", "glc.bench", "threads", str(photo), "-b", str(default_bundle()), "--crops", "1"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = json.loads(result.stdout.splitlines()[-1])["rows"]
-    engines = list(dict.fromkeys(row["engine"] for row in rows))
-    assert len(engines) >= 2
-    assert [(row["engine"], row["callers"]) for row in rows] == [(each, n) for each in engines for n in (1, 2, 8)]
+    assert [row["callers"] for row in rows] == [1, 2, 8] * (3 if has_matrices() else 2)
     assert not any(row["differing"] for row in rows)
