@@ -192,7 +192,7 @@ def _table(rows: Sequence[CoderRow], bpp: float) -> Table:
     )
     notes = (
         f"Four parts at {bpp:g} bits per pixel, drawn; one thread; the least of the turns, which all sizes take.",
-        "Memory: NumPy's arrays at their largest, beside the input; constriction's own holds the payload.",
+        "Memory: arrays at their largest, beside the input; that of the payload itself is not counted.",
     )
     return Table("Entropy coder", headings, cells, notes)
 

@@ -33,7 +33,6 @@ _INSTRUCTION_SETS = (
 _PACKAGES = (
     "glc-deploy",
     "numpy",
-    "constriction",
     "onnxruntime",
     "openvino",
     "tensorrt",

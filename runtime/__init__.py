@@ -1,4 +1,4 @@
-"""The lean runtime: bundles, bitstreams and the codec. Needs numpy, constriction and one engine; never torch."""
+"""The lean runtime: bundles, bitstreams and the codec. Needs numpy and one engine; never torch."""
 
 from glc.runtime.bitstream import StreamInfo, inspect
 from glc.runtime.bundle import Bundle

@@ -76,7 +76,13 @@ class Coding:
         """
         with self.networks.passage() as passage:
             cut = not info.intact or (partial and info.form == "bare")
-            latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+            try:
+                latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+            except TruncatedBitstream:
+                if cut or not partial:
+                    raise
+                # A cut one, whose checksum is that of a whole one by chance.
+                latent, decoder = self._read_latent(passage, info, payload, cut=True)
             if not partial:
                 _require_whole(info, decoder, latent)
             self._synthesise(passage, synthesis, info.header, latent, out)

@@ -1,40 +1,26 @@
-"""The range coder: z indices and symbols to payload bytes and back (docs/bitstream.md, "Payload").
+"""The payload: z indices and symbols to bytes and back (docs/bitstream.md, "Payload").
 
-The only module that imports constriction, and the place where its edges are absorbed: it never sees a symbol
-outside an alphabet or a table that it would refuse, and what it raises on damaged data becomes CorruptBitstream.
-
-    part:  elements sorted by scale index, largest first; one table a group; escapes follow their group
+`range_coder.c` codes; here its input is checked, and what it finds wrong becomes one of our errors.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from glc.errors import CorruptBitstream, EngineFailed, TruncatedBitstream
-from glc.runtime.coding_order import CodingOrder
+from glc.runtime._range_coder import RangeDecoder, RangeEncoder
 from glc.runtime.scale_table import PROBABILITY_BITS, ScaleTable
 
 _WORD_BYTES = 4
-_BEYOND = b"\xff" * 16
-"""Highest continuation of a cut payload, as far as its last certain symbol can tell."""
 
 ESCAPE_WIDTHS = 23
 """An escaped magnitude exceeds the table's reach by a number of 1 to 23 bits."""
 
 ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 18), 1 << 18], np.int64)
 """Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
-
-_MOST_SCANNED = 6
-"""Largest reach of a table that a decoder scans from its start rather than halves.
-
-Zero comes after `reach` others. Which symbol ends a scan is foreseen by the processor, so that it goes on to the next
-one before the division is done; of a search by halves it waits for every step. Almost all symbols are of such levels.
-"""
 
 MAX_SYMBOL = 1 << ESCAPE_WIDTHS
 """Every symbol of a smaller magnitude can be coded, whatever its scale index."""
@@ -56,20 +42,13 @@ def least_payload_bytes(indices: int, entries: int) -> int:
 
 
 class SymbolModels:
-    """constriction's models for one scale table; read-only, shared by all coders."""
+    """The distributions of a scale table as the coder reads them; read-only, shared by all coders."""
 
     def __init__(self, table: ScaleTable) -> None:
-        self.reach: list[int] = table.reach.tolist()
-        """Largest magnitude in the table of each level."""
-        self.by_level = tuple(map(_categorical, table.frequencies))
-        self.decoding = tuple(
-            _scanned(row) if reach <= _MOST_SCANNED else halved
-            for row, reach, halved in zip(table.frequencies, self.reach, self.by_level, strict=True)
-        )
-        """The same models, as they decode fastest."""
-        self.all_zero = _categorical(ALL_ZERO_FREQUENCIES)
-        self.escape_width = constriction.stream.model.Uniform(ESCAPE_WIDTHS)
-        self.escape_bits = constriction.stream.model.Uniform()
+        self.reach = table.reach
+        """(levels,) int32: largest magnitude in the table of each level."""
+        self.below = np.concatenate([np.cumsum([0, *row]) for row in table.frequencies]).astype(np.uint32)
+        """Of each level in turn: the sums of the frequencies before each symbol, and of all."""
 
 
 class PayloadEncoder:
@@ -77,14 +56,14 @@ class PayloadEncoder:
 
     def __init__(self, models: SymbolModels) -> None:
         self._models = models
-        self._coder = constriction.stream.queue.RangeEncoder()
+        self._coder = RangeEncoder()
 
     def put_indices(self, indices: NDArray[np.int32], entries: int) -> None:
         """Append z indices of any shape, each 0..entries - 1, all equally probable."""
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < entries:
             raise EngineFailed(f"z indices lie in {indices.min()}..{indices.max()}; expected 0..{entries - 1}")
         if entries > 1:
-            self._coder.encode(_flat(indices), constriction.stream.model.Uniform(entries))
+            self._coder.put_indices(np.ascontiguousarray(indices, np.int32), entries)
 
     def put_part(self, symbols: Symbols, scale_indices: NDArray[np.uint8]) -> None:
         """Append the symbols of one part.
@@ -96,41 +75,17 @@ class PayloadEncoder:
         Raises:
             EngineFailed: a scale index or a symbol is out of range.
         """
-        models = self._models
-        order = CodingOrder.of(scale_indices, len(models.by_level))
-        for level, group in zip(order.levels, order.by_level(_flat(symbols)), strict=True):
-            if level == 0 and self._put_all_zero_flag(all_zero=group.largest == 0):
-                continue
-            reach = models.reach[level]
-            if group.largest - reach >= 1 << ESCAPE_WIDTHS:
-                raise EngineFailed(f"symbol {group.largest} is too large to code; the model's latent diverged")
-            if group.largest > reach:
-                self._put_with_escapes(np.concatenate(group.pieces), level, reach)
-                continue
-            for values in group.pieces:
-                self._coder.encode(values + np.int32(reach), models.by_level[level])
+        models, values = self._models, np.ascontiguousarray(symbols, np.int32)
+        try:
+            self._coder.put_part(values, np.ascontiguousarray(scale_indices, np.uint8), models.reach, models.below)
+        except OverflowError as error:
+            raise EngineFailed(f"{error}; the model's latent diverged") from error
+        except IndexError as error:
+            raise _unknown_level(scale_indices, models) from error
 
     def finish(self) -> bytes:
         """Return the payload: as few bytes as tell its symbols, given that zeros follow its end."""
-        words = self._coder.get_compressed()
-        position, (lower, width) = self._coder.pos()
-        sealed = words.astype(">u4").tobytes()[: 4 * position + 8].ljust(4 * position + 8, b"\0")
-        return _shortest_end(sealed, lower, width)
-
-    def _put_all_zero_flag(self, *, all_zero: bool) -> bool:
-        self._coder.encode(np.array([not all_zero], np.int32), self._models.all_zero)
-        return all_zero
-
-    def _put_with_escapes(self, values: Symbols, level: int, reach: int) -> None:
-        """Append symbols of one level, then the excess and sign of those beyond its table."""
-        excess = np.abs(values) - reach
-        escaped = excess > 0
-        self._coder.encode(_flat(np.where(escaped, 2 * reach + 1, values + reach)), self._models.by_level[level])
-        excess, negative = excess[escaped], values[escaped] < 0
-        width = np.frexp(excess.astype(np.float64))[1].astype(np.int32)  # exact: bit length of a small integer
-        low = excess - (1 << (width - 1))
-        self._coder.encode(_flat(width - 1), self._models.escape_width)
-        self._coder.encode(_flat(2 * low + negative), self._models.escape_bits, _flat(1 << width))
+        return _shortest_end(*self._coder.state())
 
 
 class PayloadDecoder:
@@ -142,28 +97,33 @@ class PayloadDecoder:
 
     def __init__(self, models: SymbolModels, payload: bytes, *, cut: bool = False) -> None:
         self._models = models
-        self._coder = _range_decoder(payload)
-        self._highest = _range_decoder(payload + _BEYOND) if cut else None
-        self.ended = False
-        """Whether a cut payload gave all of its certain symbols."""
+        self._payload_bytes = len(payload)
+        self._cut = cut
+        self._coder = RangeDecoder(payload, cut)
         self.symbols_read = 0
         """Symbols of the four parts that were read, or are known to be zero."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether a cut payload gave all of its certain symbols."""
+        return self._coder.ended
 
     def get_indices(self, shape: tuple[int, ...], entries: int) -> NDArray[np.int32]:
         """Read z indices.
 
         Raises:
             CorruptBitstream: no sequence of indices leads to this payload.
-            TruncatedBitstream: a cut payload ends before them.
+            TruncatedBitstream: it ends before them.
         """
-        if entries == 1:
-            return np.zeros(shape, np.int32)
-        indices = self._decode(constriction.stream.model.Uniform(entries), math.prod(shape))
-        if self.ended:
-            raise TruncatedBitstream(
-                f"the bitstream ends after {len(indices)} of {math.prod(shape)} z indices: too early for any image"
-            )
-        return indices.reshape(shape)
+        indices = np.zeros(shape, np.int32)
+        if entries > 1:
+            read = self._coder.get_indices(indices, entries)
+            self._require_whole()
+            if self.ended:
+                raise TruncatedBitstream(
+                    f"the bitstream ends after {read} of {indices.size} z indices: too early for any image"
+                )
+        return indices
 
     def get_part(self, scale_indices: NDArray[np.uint8]) -> Symbols:
         """Read the symbols of one part.
@@ -172,122 +132,53 @@ class PayloadDecoder:
             scale_indices: (N, h/2, w/2) uint8, rows of the scale table.
 
         Returns:
-            Symbols of the same shape.
+            Symbols of the same shape; zeros where a cut payload no longer tells.
 
         Raises:
             CorruptBitstream: no sequence of symbols leads to this payload.
+            TruncatedBitstream: it is too short for them, and was not said to be cut.
             EngineFailed: a scale index is out of range.
         """
-        order = CodingOrder.of(scale_indices, len(self._models.by_level))
-        groups = [self._get_group(level, size) for level, size in zip(order.levels, order.sizes, strict=True)]
-        return order.restored(groups).reshape(scale_indices.shape)
-
-    def _get_group(self, level: int, size: int) -> Symbols:
-        """Symbols of one level, (size,); zero where a cut payload no longer tells."""
-        if level == 0:
-            flag = self._decode(self._models.all_zero, 1)
-            if not flag.any():
-                self.symbols_read += len(flag) * size
-                return np.zeros(size, np.int32)
-        certain = self._get_certain(level, size)
-        self.symbols_read += len(certain)
-        return certain if len(certain) == size else np.pad(certain, (0, size - len(certain)))
-
-    def _get_certain(self, level: int, size: int) -> Symbols:
-        """Symbols of one level; fewer where a cut payload no longer tells."""
-        reach = self._models.reach[level]
-        values = self._decode(self._models.decoding[level], size)
-        has_escapes = len(values) > 0 and int(np.maximum.reduce(values)) > 2 * reach
-        values -= reach
-        if has_escapes:
-            escaped = values == reach + 1
-            values[escaped] = self._get_escapes(int(escaped.sum()), reach)
-        return values
-
-    def _get_escapes(self, count: int, reach: int) -> Symbols:
-        """Values of escaped symbols; zero where a cut payload no longer tells."""
-        width = self._decode(self._models.escape_width, count) + 1
-        bits = self._decode(self._models.escape_bits, _flat(1 << width))
-        if self.ended:
-            return np.zeros(count, np.int32)
-        magnitude = reach + (1 << (width - 1)) + (bits >> 1)
-        return np.where(bits & 1, -magnitude, magnitude).astype(np.int32)
-
-    def _decode(self, model: constriction.stream.model.Model, argument: int | Symbols) -> Symbols:
-        """Decode so many symbols, or those of which a cut payload is certain."""
-        if self.ended:
-            return np.zeros(0, np.int32)
-        if self._highest is None:
-            try:
-                return self._coder.decode(model, argument)
-            except AssertionError as error:
-                raise CorruptBitstream("the payload is damaged: no symbols lead to it") from error
-        lowest, highest = (_as_far_as_possible(coder, model, argument) for coder in (self._coder, self._highest))
-        length = min(len(lowest), len(highest))
-        differing = np.flatnonzero(lowest[:length] != highest[:length])
-        wanted = argument if isinstance(argument, int) else len(argument)
-        if length == wanted and not len(differing):
-            return lowest
-        self.ended = True
-        return lowest[: differing[0] if len(differing) else length]
-
-
-def _as_far_as_possible(
-    coder: constriction.stream.queue.RangeDecoder, model: constriction.stream.model.Model, argument: int | Symbols
-) -> Symbols:
-    """Decode until a continuation of a cut payload leaves the range of every symbol."""
-    before = coder.clone()
-    with contextlib.suppress(AssertionError):
-        return coder.decode(model, argument)
-    found = np.zeros(0, np.int32)
-    fails = argument if isinstance(argument, int) else len(argument)
-    while fails - len(found) > 1:
-        middle = (len(found) + fails) // 2
+        models, symbols = self._models, np.zeros(scale_indices.shape, np.int32)
+        levels = np.ascontiguousarray(scale_indices, np.uint8)
         try:
-            found = before.clone().decode(model, middle if isinstance(argument, int) else argument[:middle])
-        except AssertionError:
-            fails = middle
-    return found
+            self.symbols_read += self._coder.get_part(symbols, levels, models.reach, models.below)
+        except IndexError as error:
+            raise _unknown_level(scale_indices, models) from error
+        self._require_whole()
+        return symbols
+
+    def _require_whole(self) -> None:
+        """Refuse a payload that was not said to be cut, and to which what was read does not lead.
+
+        An encoder writes every word that its coder shifts out, and a decoder shifts in as many: one that shifts in
+        more has read symbols that were cut off, whatever the checksum says.
+        """
+        if self._cut:
+            return
+        if self._coder.words * _WORD_BYTES > self._payload_bytes:
+            raise TruncatedBitstream("the bitstream was cut: it is too short for its symbols")
+        if self.ended:
+            raise CorruptBitstream("the payload is damaged: no symbols lead to it")
 
 
-def _range_decoder(payload: bytes) -> constriction.stream.queue.RangeDecoder:
-    padded = payload + bytes(-len(payload) % _WORD_BYTES)
-    return constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+def _unknown_level(scale_indices: NDArray[np.uint8], models: SymbolModels) -> EngineFailed:
+    return EngineFailed(f"scale index {scale_indices.max()} is out of range 0..{len(models.reach) - 1}")
 
 
-def _categorical(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
-    return constriction.stream.model.Categorical(_weights(frequencies), perfect=False)
-
-
-def _scanned(frequencies: NDArray[np.int64]) -> constriction.stream.model.Model:
-    return constriction.stream.model.Categorical(_weights(frequencies), lazy=True)
-
-
-def _weights(frequencies: NDArray[np.int64]) -> NDArray[np.float64]:
-    # constriction gives each of n symbols one unit of 2^24 and shares the rest by weight; weights that are integers
-    # and add up to 2^24 - n are therefore taken over exactly, whatever the machine. tests/runtime/test_entropy.py
-    # holds this against a range coder in plain integers.
-    return (frequencies - 1).astype(np.float64)
-
-
-def _flat(array: NDArray[np.integer]) -> Symbols:
-    return np.ascontiguousarray(array, np.int32).ravel()
-
-
-def _shortest_end(sealed: bytes, lower: int, width: int) -> bytes:
-    """Cut the coder's last 8 bytes to the fewest that, with zeros after them, lie in its final interval.
+def _shortest_end(shifted_out: bytes, lower: int, width: int) -> bytes:
+    """End a payload with the fewest bytes that, with zeros after them, lie in the coder's final interval.
 
     Args:
-        sealed: words that the coder shifted out, then 8 bytes with a number of its own choice in the interval.
-        lower: start of the interval, as the coder keeps it, modulo 2^64.
+        shifted_out: what the coder has written.
+        lower: start of the interval behind that, of 64 bits.
         width: length of the interval.
     """
-    shifted_out, chosen = sealed[:-8], int.from_bytes(sealed[-8:], "big")
-    # If the choice wrapped around 2^64, a carry went into the words before, and the interval starts below them.
-    start = (int.from_bytes(shifted_out, "big") << 64) + lower - ((1 << 64) if chosen < lower else 0)
-    for length in range(8):
+    start = int.from_bytes(shifted_out, "big") << 64 | lower
+    sealed = start
+    for length in range(9):
         shift = 64 - 8 * length
-        candidate = -(-start >> shift) << shift
-        if candidate < start + width:
-            return candidate.to_bytes(len(sealed), "big")[: len(shifted_out) + length]
-    return start.to_bytes(len(sealed), "big")
+        sealed = -(-start >> shift) << shift
+        if sealed < start + width:
+            break
+    return sealed.to_bytes(len(shifted_out) + 8, "big")[: len(shifted_out) + length]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glc.errors import BundleInvalid
 
 PROBABILITY_BITS = 24
-"""Probabilities are integers that add up to 2^24, constriction's precision."""
+"""Probabilities are integers that add up to 2^24."""
 
 MAX_LEVELS = 256
 """Scale indices are uint8."""

@@ -116,7 +116,7 @@ def test_a_large_image_is_refused_before_it_is_unpacked(service: CodecService) -
 def test_the_servers_environment_has_the_versions_that_we_test_with() -> None:
     ours, theirs = (dict(_PIN.findall((ROOT / path).read_text())) for path in PINS)
     shared = (ours.keys() & theirs.keys()) - {"numpy"}  # PyTriton wants an older one
-    assert shared == {"onnxruntime", "constriction", "pillow"}
+    assert shared == {"onnxruntime", "pillow"}
     assert {name: theirs[name] for name in shared} == {name: ours[name] for name in shared}
 
 

@@ -18,7 +18,7 @@ _ESCAPE_WIDTHS = 23
 
 
 class Damaged(Exception):
-    """No symbols lead to the payload."""
+    """No symbols lead to the payload, or more of them than it can hold."""
 
 
 class PlainDecoder:
@@ -103,4 +103,6 @@ class PlainDecoder:
     def _word(self) -> int:
         word = self._payload[self._position : self._position + 4].ljust(4, b"\0")
         self._position += 4
+        if self._position - 8 > len(self._payload):
+            raise Damaged
         return int.from_bytes(word, "big")

@@ -45,6 +45,34 @@ def test_every_cut_is_noticed(codec: glc.Codec, small_stream: bytes) -> None:
             codec.decode(small_stream[:length])
 
 
+def test_a_cut_is_noticed_where_the_checksum_matches_by_chance_and_where_there_is_none(
+    codec: glc.Codec, small_stream: bytes
+) -> None:
+    header, payload = glc.inspect(small_stream).header, small_stream[HEADER_BYTES:]
+    bare = codec.encode(SMALL, header.quality, form="bare")
+    assert bare.endswith(payload)
+    for left_out in range(9, len(payload)):
+        cut = payload[:-left_out]
+        with pytest.raises(BitstreamError):
+            codec.decode(bare[:-left_out], form="bare")
+        by_chance = _stream(small_stream, header, cut)
+        with pytest.raises(BitstreamError):
+            codec.decode(by_chance)
+        with pytest.raises(BitstreamError):
+            codec.decode_latent(by_chance)
+
+
+def test_a_cut_stream_whose_checksum_matches_by_chance_shows_what_it_holds(
+    codec: glc.Codec, small_stream: bytes
+) -> None:
+    header, payload = glc.inspect(small_stream).header, small_stream[HEADER_BYTES:]
+    for left_out in (9, 20, len(payload) // 2):
+        by_chance = codec.decode_partial(_stream(small_stream, header, payload[:-left_out]))
+        plainly = codec.decode_partial(small_stream[:-left_out])
+        assert by_chance.symbols == plainly.symbols < 1
+        np.testing.assert_array_equal(by_chance.image, plainly.image)
+
+
 @pytest.mark.parametrize("more", [b"\0", b"\0\0\0\0", b"x"], ids=repr)
 def test_bytes_after_the_end_are_noticed(more: bytes, codec: glc.Codec, small_stream: bytes) -> None:
     with pytest.raises(CorruptBitstream):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,11 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.runtime.plain_decoder import Damaged, PlainDecoder
 
-from glc.errors import CorruptBitstream, EngineFailed
+from glc.errors import CorruptBitstream, EngineFailed, TruncatedBitstream
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table, level_of
-from glc.runtime import coding_order
 from glc.runtime.entropy import (
-    _MOST_SCANNED,
     ALL_ZERO_FREQUENCIES,
     ESCAPE_WIDTHS,
     MAX_SYMBOL,
@@ -87,10 +86,10 @@ def part(scale_indices: list[int], symbols: list[int]) -> Part:
 
 
 def outcome(decode: Callable[[bytes, Content], list[list[int]]], payload: bytes, content: Content) -> object:
-    """What a decoder makes of any payload: symbols, or None for damaged. Every other exception passes through."""
+    """What a decoder makes of any payload: symbols, None for cut or damaged. Every other exception passes through."""
     try:
         return decode(payload, content)
-    except (CorruptBitstream, Damaged):
+    except (CorruptBitstream, TruncatedBitstream, Damaged):
         return None
 
 
@@ -123,12 +122,12 @@ def test_both_decoders_return_what_was_encoded(content: Content) -> None:
     assert_round_trip(content)
 
 
-@pytest.mark.parametrize("block", [1, 7, 256])
-def test_a_part_of_many_blocks_round_trips(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    random = np.random.default_rng(0)
-    monkeypatch.setattr(coding_order, "BLOCK", block)
-    scale_indices = random.integers(0, LEVELS, 1000)
-    symbols = np.where(scale_indices > 0, random.integers(-3, 4, 1000), 0)
+@pytest.mark.parametrize("size", [*range(10), 1000, 1003])
+@pytest.mark.parametrize("levels", [2, 5, LEVELS])
+def test_a_part_of_any_size_round_trips(size: int, levels: int) -> None:
+    random = np.random.default_rng(size)
+    scale_indices = random.integers(0, levels, size)
+    symbols = np.where(scale_indices > 0, random.integers(-3, 4, size), 0)
     assert_round_trip(Content(parts=[part(scale_indices.tolist(), symbols.tolist())]))
 
 
@@ -193,8 +192,14 @@ def test_a_codebook_of_one_entry_takes_no_bytes() -> None:
 
 
 def test_an_empty_payload_decodes_as_zero_bytes() -> None:
+    content = Content(16, np.zeros((2, 3), np.int32), [part([0, 0, 0], [0, 0, 0])])
+    assert decoded(b"", content) == decoded(bytes(100), content) == plainly_decoded(b"", content) == expected(content)
+
+
+def test_an_empty_payload_holds_no_symbols_that_take_more_than_the_bytes_an_encoder_leaves_out() -> None:
     content = Content(16, np.zeros((2, 3), np.int32), [part([0, 3, 127], [0, 0, 0])])
-    assert decoded(b"", content) == decoded(bytes(100), content) == plainly_decoded(b"", content)
+    assert outcome(decoded, bytes(100), content) == outcome(plainly_decoded, bytes(100), content) is not None
+    assert outcome(decoded, b"", content) is outcome(plainly_decoded, b"", content) is None
 
 
 def test_bytes_after_the_payload_change_no_symbol_when_they_are_zero() -> None:
@@ -236,6 +241,21 @@ def test_no_payload_a_byte_shorter_means_the_same_unless_zeros_end_it(content: C
         below, length = int.from_bytes(payload[:-1], "big"), len(payload) - 1
         for shorter in (n.to_bytes(length, "big") for n in (below, below + 1) if n < 1 << 8 * length):
             assert outcome(decoded, shorter, content) != expected(content)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_payload_is_what_the_range_coder_of_constriction_writes(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    indices, symbols = generator.integers(0, 1000, 50, np.int32), generator.integers(-3, 4, 200, np.int32)
+    level = 40 + seed
+    peer = constriction.stream.queue.RangeEncoder()
+    peer.encode(indices, constriction.stream.model.Uniform(1000))
+    weights = (TABLE.frequencies[level] - 1).astype(np.float64)  # it gives each symbol one more
+    peer.encode(symbols + TABLE.reach[level], constriction.stream.model.Categorical(weights, perfect=False))
+    words = peer.get_compressed().astype(">u4").tobytes()
+    content = Content(1000, indices, [(np.full(200, level, np.uint8), symbols)])
+    assert decoded(words, content) == expected(content)
+    assert encoded(content)[:-9] == words[: len(encoded(content)) - 9]
 
 
 # Cost
@@ -353,6 +373,19 @@ def test_any_bytes_decode_to_symbols_or_are_called_corrupt_by_both_decoders_alik
     assert 100 < corrupt < 1500
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_payload_of_likely_symbols_that_was_cut_is_noticed_without_any_checksum(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scale_indices = generator.integers(0, 60, 2000, np.uint8)
+    scales = DEFAULT_GRID.smallest * DEFAULT_GRID.ratio ** scale_indices.astype(np.float64)
+    symbols = np.rint(generator.normal(0, scales)).astype(np.int32)
+    content = Content(100, np.arange(10, dtype=np.int32), [(scale_indices, symbols)])
+    payload = encoded(content)
+    for length in range(len(payload) - 8):
+        with pytest.raises((TruncatedBitstream, CorruptBitstream)):
+            decoded(payload[:length], content)
+
+
 def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
     generator = np.random.default_rng(1)
     scale_indices = generator.integers(0, LEVELS, 200, np.uint8)
@@ -369,14 +402,14 @@ def test_a_damaged_byte_anywhere_gives_symbols_or_corrupt_bitstream() -> None:
 
 @pytest.mark.parametrize("escape", [1, 1 << 20])
 @pytest.mark.parametrize("zero", [1, 1 << 10, 1 << 22])
-@pytest.mark.parametrize("reach", [1, _MOST_SCANNED, _MOST_SCANNED + 1])
+@pytest.mark.parametrize("reach", [1, 4, 5, 8, 9, 1000])
 def test_every_symbol_of_any_table_round_trips_however_it_is_searched(reach: int, zero: int, escape: int) -> None:
     rest = (1 << PROBABILITY_BITS) - zero - escape
     row = np.full(2 * reach + 2, rest // (2 * reach), np.int64)
     row[reach], row[-1] = zero, escape
     row[0] += (1 << PROBABILITY_BITS) - int(row.sum())
     models = SymbolModels(ScaleTable(np.array([1, reach], np.int32), (np.array([1, (1 << 24) - 3, 1, 1]), row)))
-    symbols = np.tile(np.arange(-reach - 1, reach + 2, dtype=np.int32), 50)
+    symbols = np.tile(np.arange(-reach - 1, reach + 2, dtype=np.int32), 1 + 50 // reach)
     np.random.default_rng(0).shuffle(symbols)
     scale_indices = np.ones(len(symbols), np.uint8)
     scale_indices[:7], symbols[:7] = 0, [0, 0, -1, 0, 1, 2, 0]
