@@ -114,7 +114,7 @@ class PackedChain:
     channels: NDArray[np.int32]
     """Of each tensor."""
     values: NDArray[np.uint8]
-    """Weights, biases, scales and shifts, each from a cache line on."""
+    """Weights, biases, scales and shifts, each from a cache line on, as is the whole."""
 
 
 def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
@@ -207,7 +207,7 @@ class ConvChain:
         self._kernel = f"{'plain' if plain else 'amx'} {precision}"
         self._threads, self._memory = threads, memory
         self._channels = packed.channels
-        self._values = packed.values if not packed.values.ctypes.data % _LINE else _copied(packed.values)
+        self._values = packed.values
         self._layers = packed.layers.copy()
         for name in ("weights", "bias", "scale", "shift"):
             self._layers[name] += np.uintp(self._values.ctypes.data)
@@ -280,12 +280,6 @@ def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     memory = np.empty(size + _LINE, np.uint8)
     first = -memory.ctypes.data % _LINE
     return memory[first : first + size].view(dtype).reshape(shape)
-
-
-def _copied(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    copy = aligned(values.shape, np.uint8)
-    copy[:] = values
-    return copy
 
 
 def default_precision() -> str:

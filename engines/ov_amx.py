@@ -94,8 +94,11 @@ class OvAmxLoader(OvLoader):
         if parts is None:
             return super().load(graph, exact=exact)
         packed = pack(parts.convolutions, self._precision)
-        arrays = {"layers": packed.layers, "channels": packed.channels, "values": packed.values}
-        self._cache.keep_arrays(arrays, sha256, self._settings(exact=False), self._way_of(_CHAIN))
+        about = (sha256, self._settings(exact=False), self._way_of(_CHAIN))
+        self._cache.keep_arrays({"layers": packed.layers, "channels": packed.channels, "values": packed.values}, *about)
+        kept = self._cache.recalled_arrays(*about)
+        if kept is not None:  # in the file's pages, not in memory of its own
+            packed = PackedChain(**kept)
         before, behind = (
             self._made(part, sha256, self._way_of(name), exact=False)
             for name, part in ((_BEFORE, parts.before), (_BEHIND, parts.behind))

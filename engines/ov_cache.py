@@ -2,7 +2,7 @@
 
 One file a graph and setting, named by a digest of all that it depends on:
 
-    specs of inputs and outputs and a checksum, in JSON, one line | padding to a page | what OpenVINO exported
+    what is in it and a checksum, in JSON, one line | padding to a page | what OpenVINO exported, or arrays
 
 OpenVINO's own cache (CACHE_DIR, 2026.4.1) does not tell precisions apart: asked for one, it gives a graph that was
 compiled for another, in silence. And to find its file it needs the graph parsed, and rewritten by us.
@@ -18,13 +18,12 @@ import mmap
 import os
 import sys
 import tempfile
-import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import openvino
@@ -37,6 +36,8 @@ from glc.engines.protocol import TensorSpec
 _logger = logging.getLogger(__name__)
 
 _PAGE = 4096
+_LINE = 64
+"""Bytes of a cache line, with which each array begins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +68,11 @@ class MappedFile:
 
         Args:
             file: its name.
-            start: bytes before what `tensor` has.
+            start: bytes before what `content` has.
         """
         with file.open("rb") as stream:
             self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         self.content: NDArray[np.uint8] = np.frombuffer(self._mapped, np.uint8, offset=start)
-        self.tensor = openvino.Tensor(self.content, shared_memory=True)
 
     def leave(self) -> None:
         """Let go of all pages."""
@@ -125,14 +125,16 @@ class Cache:
         return True
 
     def recalled_arrays(self, sha256: str, settings: Mapping[str, Any], way: str) -> dict[str, NDArray[Any]] | None:
-        """Take what `keep_arrays` kept; None where it is not there, or damaged. Arguments as for `recalled`."""
+        """Take what `keep_arrays` kept; None where it is not there, or damaged. Arguments as for `recalled`.
+
+        The arrays lie in the file, which is mapped: processes share them. Each begins with a cache line.
+        """
         file = _file(sha256, settings, way)
         if file is None or not file.exists():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:  # a zip file: its checksums are looked at
-                return dict(arrays)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            return _load_arrays(file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             _logger.warning("%s cannot be used and is made anew: %s", file, last_line(error))
             return None
 
@@ -143,7 +145,7 @@ class Cache:
         file = _file(sha256, settings, way)
         if file is not None:
             try:
-                _write(file, lambda stream: np.savez(stream, **dict[str, Any](arrays)))
+                _save_arrays(arrays, file)
             except OSError as error:
                 _logger.warning("%s cannot be kept, so that the next process makes it again: %s", file, error)
 
@@ -158,23 +160,59 @@ def _file(sha256: str, settings: Mapping[str, Any], way: str) -> Path | None:
 
 
 def _save(compiled: Compiled, file: Path) -> None:
-    content = compiled.model.export_model().getbuffer()
     specs = {"inputs": [*map(asdict, compiled.inputs)], "outputs": [*map(asdict, compiled.outputs)]}
-    head = json.dumps({**specs, "crc32": zlib.crc32(content)}).encode() + b"\n"
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(head.ljust(-(-len(head) // _PAGE) * _PAGE, b"\0"))
-        stream.write(content)
-
-    _write(file, write)
+    _write(file, specs, [compiled.model.export_model().getbuffer()])
 
 
-def _write(file: Path, write: Callable[[IO[bytes]], object]) -> None:
+def _load(core: openvino.Core, device: str, file: Path, settings: Mapping[str, Any]) -> Compiled:
+    fields, memory = _read(file)
+    tensor = openvino.Tensor(memory.content, shared_memory=True)
+    model = core.import_model(tensor, device, dict(settings))
+    inputs, outputs = (tuple(map(_spec, fields[name])) for name in ("inputs", "outputs"))
+    compiled = Compiled(model, inputs, outputs, memory)
+    compiled.leave_pages()
+    return compiled
+
+
+def _save_arrays(arrays: Mapping[str, NDArray[Any]], file: Path) -> None:
+    table: dict[str, Any] = {}
+    content: list[memoryview | bytes] = []
+    end = 0
+    for name, array in arrays.items():
+        table[name] = {"dtype": np.lib.format.dtype_to_descr(array.dtype), "shape": array.shape, "start": end}
+        padding = -array.nbytes % _LINE
+        content += [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, bytes(padding)]
+        end += array.nbytes + padding
+    _write(file, {"arrays": table}, content)
+
+
+def _load_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    fields, memory = _read(file)
+    arrays = {}
+    for name, about in fields["arrays"].items():
+        dtype, shape = np.lib.format.descr_to_dtype(_tuples(about["dtype"])), tuple(about["shape"])
+        arrays[name] = np.ndarray(shape, dtype, memory.content, about["start"])
+    return arrays
+
+
+def _tuples(descr: Any) -> Any:
+    """A dtype's description as it was before JSON made lists of its tuples."""
+    return [tuple(field) for field in descr] if isinstance(descr, list) else descr
+
+
+def _write(file: Path, fields: Mapping[str, Any], content: Iterable[memoryview | bytes]) -> None:
     """Write under a temporary name, then rename: other processes may read and write the same file."""
+    content = list(content)
+    checksum = 0
+    for part in content:
+        checksum = zlib.crc32(part, checksum)
+    head = json.dumps({**fields, "crc32": checksum}).encode() + b"\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
         try:
-            write(temporary)
+            temporary.write(head.ljust(_whole_pages(head), b"\0"))
+            for part in content:
+                temporary.write(part)
             temporary.close()
             os.replace(temporary.name, file)  # noqa: PTH105 - both are names already
         except BaseException:
@@ -183,19 +221,20 @@ def _write(file: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
 
 
-def _load(core: openvino.Core, device: str, file: Path, settings: Mapping[str, Any]) -> Compiled:
+def _read(file: Path) -> tuple[dict[str, Any], MappedFile]:
+    """Fields and content; ValueError where they are damaged."""
     with file.open("rb") as stream:
         head = stream.readline()
-    fields = json.loads(head)
+    fields: dict[str, Any] = json.loads(head)
     # Mapped, not read: processes then share weights that are used as they lie. OpenVINO asks for writable memory.
-    memory = MappedFile(file, -(-len(head) // _PAGE) * _PAGE)
+    memory = MappedFile(file, _whole_pages(head))
     if zlib.crc32(memory.content.data) != fields["crc32"]:
         raise ValueError("its checksum is wrong")
-    model = core.import_model(memory.tensor, device, dict(settings))
-    inputs, outputs = (tuple(map(_spec, fields[name])) for name in ("inputs", "outputs"))
-    compiled = Compiled(model, inputs, outputs, memory)
-    compiled.leave_pages()
-    return compiled
+    return fields, memory
+
+
+def _whole_pages(head: bytes) -> int:
+    return -(-len(head) // _PAGE) * _PAGE
 
 
 def _spec(fields: Mapping[str, Any]) -> TensorSpec:

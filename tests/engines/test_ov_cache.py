@@ -186,6 +186,35 @@ def test_a_damaged_file_is_made_anew(
     assert not caplog.text
 
 
+def test_arrays_are_kept_and_lie_in_their_file_from_a_cache_line_on(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    structure = np.dtype([("kind", np.int32), ("epsilon", np.float64)])
+    arrays = {
+        "layers": np.array([(1, 0.5), (2, 1e-6)], structure),
+        "odd": np.arange(5, dtype=np.uint8),
+        "values": np.arange(24, dtype=np.int32).reshape(2, 3, 4)[:, ::-1],
+        "none": np.zeros((0, 3), np.float32),
+    }
+    kept = Cache(openvino.Core(), "CPU")
+    assert kept.recalled_arrays("digest", {}, "way") is None
+    kept.keep_arrays(arrays, "digest", {}, "way")
+    recalled = kept.recalled_arrays("digest", {}, "way")
+    assert recalled is not None
+    assert recalled.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (recalled[name].dtype, recalled[name].ctypes.data % 64) == (array.dtype, 0)
+        np.testing.assert_array_equal(recalled[name], array)
+    assert kept.recalled_arrays("digest", {}, "another way") is None
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    for damaged in (b"", content[:-1], content[:-9] + b"x" + content[-8:], b"{}" + content[2:]):
+        caplog.clear()
+        file.write_bytes(damaged)
+        assert kept.recalled_arrays("digest", {}, "way") is None
+        assert "made anew" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_told_of(
     graph: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
