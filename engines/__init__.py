@@ -36,8 +36,8 @@ __all__ = [
     "engine_loader",
 ]
 
-CPU_ENGINES = ("onnxruntime", "openvino", "openvino-amx")
-"""Compute on the CPU; the last one on processors with AMX alone."""
+CPU_ENGINES = ("onnxruntime", "openvino", "openvino-avx2", "openvino-amx")
+"""Compute on the CPU; the last two on processors that have these instructions alone."""
 
 GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Compute on a GPU; the first two run what `glc-export --target` compiled."""
@@ -75,10 +75,10 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
         from glc.engines.ov import OvLoader
 
         return OvLoader(threads, precision)
-    if name == "openvino-amx":
-        from glc.engines.ov_amx import OvAmxLoader
+    if name in ("openvino-amx", "openvino-avx2"):
+        from glc.engines.ov_chained import OvChainedLoader
 
-        return OvAmxLoader(threads, precision)
+        return OvChainedLoader(name, threads, precision)
     from glc.engines.ort import OrtLoader
 
     if precision not in (None, "f32"):

@@ -18,13 +18,13 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__)
-#define HAS_AMX 1
+#define HAS_X86 1
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #else
-#define HAS_AMX 0
+#define HAS_X86 0
 #endif
 
 /* Kinds of convolutions; conv_chain.py has the same numbers. */
@@ -33,8 +33,8 @@ enum { DENSE, DOWN, UP, POINT, FIRST };
 /* A block: 32 pixels of a row times 32 columns (output channels), four tiles of 16 x 16 float32. */
 enum { PIXELS = 32, COLUMNS = 32, DEPTH = 32, LANES = 16 };
 
-enum { PLAIN_F16, PLAIN_BF16, AMX_F16, AMX_BF16, KERNELS };
-static const char *const KERNEL_NAMES[KERNELS] = {"plain f16", "plain bf16", "amx f16", "amx bf16"};
+enum { PLAIN_F16, PLAIN_BF16, AVX2_F32, AMX_F16, AMX_BF16, KERNELS };
+static const char *const KERNEL_NAMES[KERNELS] = {"plain f16", "plain bf16", "avx2 f32", "amx f16", "amx bf16"};
 
 enum { MOST_TAPS = 9, MOST_PHASES = 4, MOST_THREADS = 256 };
 
@@ -45,12 +45,12 @@ typedef struct {
   int32_t groups, swish;                  /* of what stands before; groups 0 for no GroupNorm */
   int32_t columns, unused;                /* of the packed weights: output channels, up to a multiple of 16 */
   double epsilon;
-  const uint16_t *weights;
+  const void *weights;
   const float *bias, *scale, *shift;
 } Layer;
 
 typedef struct {
-  void *data;   /* (height, width, channels) float16; float32 where there are fewer than 16 channels */
+  void *data;   /* (height, width, channels) float16; float32 for kernels in it, and of fewer than 16 channels */
   double *sums; /* (chunks, channels, 2): of values and of their squares; NULL where nothing asks for them */
   int32_t height, width, channels, chunks; /* chunks 0: nobody added up yet */
 } Tensor;
@@ -199,7 +199,7 @@ static inline void plain_multiply(const Run *run, const uint16_t *const *taps, i
 
 /* ---- with AMX ---- */
 
-#if HAS_AMX
+#if HAS_X86
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,amx-tile,amx-bf16")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -334,6 +334,12 @@ static void configure_tiles(void) {
 static void release_tiles(void) { __asm__ volatile("tilerelease"); }
 #endif
 
+/* ---- with AVX2 ---- */
+
+#if HAS_X86
+#include "conv_chain_avx2.h"
+#endif
+
 /* ---- layers in turn, by a team ---- */
 
 /* Factor and offset of each channel, from the sums over its group. */
@@ -361,12 +367,12 @@ static void prepare_layer(Run *run, const Layer *layer) {
   }
 }
 
-static void add_up(Tensor *tensor) {
+static void add_up(Tensor *tensor, int is_wide) {
   memset(tensor->sums, 0, sizeof(double) * 2 * tensor->channels);
-  const uint16_t *data = tensor->data;
   for (size_t i = 0; i < (size_t)tensor->height * tensor->width; i++)
     for (int c = 0; c < tensor->channels; c++) {
-      const double v = widened(data[i * tensor->channels + c], 1);
+      const size_t at = i * tensor->channels + c;
+      const double v = is_wide ? ((const float *)tensor->data)[at] : widened(((const uint16_t *)tensor->data)[at], 1);
       tensor->sums[2 * c] += v;
       tensor->sums[2 * c + 1] += v * v;
     }
@@ -389,19 +395,20 @@ static void meet(Run *run, const Layer *layer) {
 static void *member(void *given) {
   Run *run = given;
   Ring ring = {0};
-#if HAS_AMX
+#if HAS_X86
   if (run->kernel >= AMX_F16) configure_tiles();
 #endif
   for (int i = 0; i < run->count; i++) {
     const Layer *layer = run->layers + i;
     meet(run, layer);
     if (run->kernel == PLAIN_F16 || run->kernel == PLAIN_BF16) walk_plain(run, layer, &ring);
-#if HAS_AMX
+#if HAS_X86
+    if (run->kernel == AVX2_F32) walk_avx2(run, layer, &ring);
     if (run->kernel == AMX_F16) walk_amx_f16(run, layer, &ring);
     if (run->kernel == AMX_BF16) walk_amx_bf16(run, layer, &ring);
 #endif
   }
-#if HAS_AMX
+#if HAS_X86
   if (run->kernel >= AMX_F16) release_tiles();
 #endif
   free(ring.data);
@@ -424,7 +431,7 @@ static int run_layers(Run *run, int threads) {
     return OUT_OF_MEMORY;
   }
   Tensor *given = run->tensors + run->layers[0].source;
-  if (run->layers[0].groups && !given->chunks) add_up(given);
+  if (run->layers[0].groups && !given->chunks) add_up(given, run->kernel == AVX2_F32);
   pthread_mutex_init(&run->mutex, NULL);
   pthread_cond_init(&run->passed, NULL);
   /* Held until the team is complete: with fewer threads than asked for, those that there are do it all. */
@@ -445,7 +452,8 @@ static int run_layers(Run *run, int threads) {
 
 static int is_here(int kernel) {
   if (kernel == PLAIN_F16 || kernel == PLAIN_BF16) return 1;
-#if HAS_AMX
+#if HAS_X86
+  if (kernel == AVX2_F32) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   unsigned a, b, c, d, more, unused;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !__get_cpuid_count(7, 1, &more, &unused, &unused, &unused)) return 0;
   const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, amx = 1u << 22 | 1u << 24;
@@ -486,7 +494,8 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     Py_BEGIN_ALLOW_THREADS;
     status = run_layers(&all, threads < MOST_THREADS ? threads : MOST_THREADS);
     Py_END_ALLOW_THREADS;
-    if (status == OUT_OF_RANGE) PyErr_SetString(PyExc_OverflowError, "an activation left the range of float16");
+    if (status == OUT_OF_RANGE)
+      PyErr_Format(PyExc_OverflowError, "an activation left the range of %s", kernel == AVX2_F32 ? "float32" : "float16");
     if (status == OUT_OF_MEMORY) PyErr_NoMemory();
   }
   PyBuffer_Release(&layers);

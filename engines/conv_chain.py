@@ -1,9 +1,10 @@
-"""Residual blocks, up- and downsampling of the image graphs as one chain of fused convolutions, on AMX.
+"""Residual blocks, up- and downsampling of the image graphs as one chain of fused convolutions, on AMX or AVX2.
 
 A network of convolutions spends half of its time between them under a general engine: GroupNorm reads an activation
 for its sums, normalisation with swish reads and writes it, so does the residual. `conv_chain.c` does all of that within
-the convolutions, while tiles are multiplied (docs/decisions/0013). Activations lie in memory as float16, channels last;
-what is multiplied is float16 or bfloat16, and is summed up in float32.
+the convolutions. On AMX (docs/decisions/0013) activations lie in memory as float16, channels last; what is multiplied
+is float16 or bfloat16, and is summed up in float32. On AVX2 (docs/decisions/0016) all is float32, and 3x3 convolutions
+take a quarter of their multiplications, by Winograd's algorithm.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ try:
     from glc.engines import _conv_chain
 except ImportError as error:
     raise EngineUnavailable(
-        "the AMX kernels of this package were not compiled; install its wheel, or a C compiler (gcc 12, clang 15) and "
-        "then the package again"
+        "the kernels of this package for AMX and AVX2 were not compiled; install its wheel, or a C compiler (gcc 12, "
+        "clang 15) and then the package again"
     ) from error
 
-_PRECISIONS = ("f16", "bf16")
+_KERNELS = {"f16": "amx f16", "bf16": "amx bf16", "f32": "avx2 f32"}
+"""Of each precision."""
 _TILE = 16
 """Columns of a tile of weights; its rows are as many pairs of input channels."""
 _PAIR = 32
@@ -56,6 +58,16 @@ _TENSOR = np.dtype(
         *((name, np.int32) for name in ("height", "width", "channels", "chunks")),
     ]
 )
+
+_WINOGRAD = np.array(
+    [
+        [1 / 4, 0, 0],
+        *([-1 / 6, -s / 6, -1 / 6] for s in (1, -1)),
+        *([1 / 24, s / 12, 1 / 6] for s in (1, -1)),
+        [0, 0, 1],
+    ]
+)
+"""G of F(4x4, 3x3), (6, 3): rows of a kernel -> rows of what a tile's inputs are multiplied by."""
 
 _PARITIES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)
 """(2, 2, 3): parity of an output row behind a nearest upsampling, input row that it sees -> rows of the 3x3 kernel that
@@ -122,7 +134,7 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
 
     Args:
         convolutions: in the order of computation; the target of the last one is the result.
-        precision: `f16` or `bf16`, what is multiplied.
+        precision: `f16`, `bf16` or `f32`, what is multiplied.
     """
     layers = np.zeros(len(convolutions), _LAYER)
     channels = np.zeros(1 + max(convolution.target for convolution in convolutions), np.int32)
@@ -143,8 +155,11 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         layer["kind"], layer["source"], layer["target"] = convolution.kind, convolution.source, convolution.target
         layer["residual"] = -1 if convolution.residual is None else convolution.residual
         layer["columns"] = columns
-        weights = _by_phase_and_tap(convolution.weights, convolution.kind)
-        layer["weights"] = placed(_packed(weights, is_half=precision == "f16"))
+        if precision == "f32":
+            layer["weights"] = placed(_by_matrix(convolution.weights, convolution.kind))
+        else:
+            weights = _by_phase_and_tap(convolution.weights, convolution.kind)
+            layer["weights"] = placed(_packed(weights, is_half=precision == "f16"))
         layer["bias"] = placed(np.pad(convolution.bias, (0, columns - outputs)).astype(np.float32))
         if norm is not None:
             layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
@@ -194,17 +209,18 @@ class ConvChain:
 
         Args:
             packed: from `pack`, for the same precision.
-            precision: `f16` or `bf16`.
+            precision: `f16`, `bf16` or `f32`.
             threads: of one run.
             memory: of activations, which other chains may share; None frees it after each run.
-            plain: compute without AMX, a hundred times slower; for tests on any processor.
+            plain: compute `f16` or `bf16` without AMX, a hundred times slower; for tests on any processor.
 
         Raises:
-            EngineUnavailable: this processor has no AMX for the precision.
+            EngineUnavailable: this processor has no kernels for the precision.
         """
         if not plain:
             require_kernels(precision)
-        self._kernel = f"{'plain' if plain else 'amx'} {precision}"
+        self._kernel = f"plain {precision}" if plain else _KERNELS[precision]
+        self._dtype: type[np.floating] = np.float32 if precision == "f32" else np.float16
         self._threads, self._memory = threads, memory
         self._channels = packed.channels
         self._values = packed.values
@@ -219,21 +235,22 @@ class ConvChain:
             given: (H, W, C) float32 or float16; H and W are even as often as they are halved.
 
         Returns:
-            (h, w, O) float16, or float32 where O is less than 16; belongs to the caller.
+            (h, w, O) float16, or float32 in `f32` and where O is less than 16; belongs to the caller.
 
         Raises:
-            EngineFailed: a value left the range of float16.
+            EngineFailed: a value left the range of the activations' type.
         """
         shapes = self._shapes(given.shape[0], given.shape[1])
         last = int(self._layers[-1]["target"])
-        result = aligned(shapes[last], np.float16 if shapes[last][2] >= _TILE else np.float32)
+        result = aligned(shapes[last], self._dtype if shapes[last][2] >= _TILE else np.float32)
         is_image = self._layers[0]["kind"] == Kind.FIRST
         with np.errstate(over="ignore"):  # told below, as any other activation
-            given = np.ascontiguousarray(given, np.float32 if is_image else np.float16)
+            given = np.ascontiguousarray(given, np.float32 if is_image else self._dtype)
         table, sums = self._table(shapes)
         table["data"][[0, last]] = given.ctypes.data, result.ctypes.data
         between = {number: shape for number, shape in shapes.items() if number not in (0, last)}
-        sizes = [-(-2 * int(np.prod(shape)) // _LINE) * _LINE for shape in between.values()]
+        item = np.dtype(self._dtype).itemsize
+        sizes = [-(-item * int(np.prod(shape)) // _LINE) * _LINE for shape in between.values()]
         memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
         starts = itertools.accumulate(sizes, initial=memory.ctypes.data)
         for number, start in zip(between, starts, strict=False):
@@ -241,7 +258,8 @@ class ConvChain:
         try:
             _conv_chain.run(self._layers, table, self._threads, self._kernel)
         except OverflowError as error:
-            raise EngineFailed(f"openvino-amx: {error}: choose engine openvino in f32") from error
+            wider = ": choose engine openvino in f32" if self._dtype is np.float16 else ""
+            raise EngineFailed(f"{error}{wider}") from error
         finally:
             del sums  # held until here, since the table has its address alone
             if self._memory:
@@ -282,23 +300,25 @@ def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def default_precision() -> str:
-    """The more exact one of those that this processor multiplies; `f16` where there is none."""
-    return "bf16" if _here() == ["bf16"] else "f16"
+def available_precisions() -> list[str]:
+    """Those that this processor has kernels for, among f16, bf16 and f32."""
+    here = _conv_chain.kernels()
+    return [precision for precision, kernel in _KERNELS.items() if kernel in here]
+
+
+def default_precision(known: Sequence[str]) -> str:
+    """The first one that this processor has kernels for; the first where it has none."""
+    return next((precision for precision in known if precision in available_precisions()), known[0])
 
 
 def require_kernels(precision: str) -> None:
-    """Raise EngineUnavailable where this processor has no AMX for a precision."""
-    if precision not in _PRECISIONS:
-        raise EngineUnavailable(f"engine openvino-amx computes in f16 or bf16, not in {precision}: choose openvino")
-    if precision not in _here():
-        choice = " or ".join(_here()) or "engine openvino"
-        raise EngineUnavailable(f"this processor has no matrix unit (AMX) that multiplies {precision}: choose {choice}")
-
-
-def _here() -> list[str]:
-    kernels = _conv_chain.kernels()
-    return [precision for precision in _PRECISIONS if f"amx {precision}" in kernels]
+    """Raise EngineUnavailable where this processor has no kernels for a precision."""
+    if precision in available_precisions():
+        return
+    if precision == "f32":
+        raise EngineUnavailable("this processor has no AVX2: choose engine openvino")
+    choice = " or ".join(other for other in available_precisions() if other != "f32") or "engine openvino"
+    raise EngineUnavailable(f"this processor has no matrix unit (AMX) that multiplies {precision}: choose {choice}")
 
 
 def _by_phase_and_tap(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float64]:
@@ -325,6 +345,20 @@ def _packed(weights: NDArray[np.float64], *, is_half: bool) -> NDArray[np.uint16
         tiles = part.reshape(phases, taps, inputs // _PAIR, _TILE, 2, -1, _TILE).transpose(0, 1, 2, 5, 3, 6, 4)
         parts.append(tiles.reshape(phases, -1))
     return _narrowed(np.concatenate(parts, axis=1), is_half=is_half)
+
+
+def _by_matrix(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
+    """(O, I, k, k) -> matrices of inputs x 16 outputs.
+
+    In the order in which they are multiplied: for the places of a tile, then for outputs; or for outputs, then taps.
+    """
+    outputs = len(weights)
+    padded = np.pad(weights.astype(np.float64), ((0, -outputs % _TILE), (0, 0), (0, 0), (0, 0)))
+    split = padded.reshape(-1, _TILE, *weights.shape[1:])
+    if kind in (Kind.DENSE, Kind.UP):
+        tiles = np.einsum("ar,goirc,bc->abgio", _WINOGRAD, split, _WINOGRAD, optimize=True)
+        return np.ascontiguousarray(tiles, np.float32)
+    return np.ascontiguousarray(split.transpose(0, 3, 4, 2, 1), np.float32)
 
 
 def _narrowed(values: NDArray[np.float64], *, is_half: bool) -> NDArray[np.uint16]:

@@ -93,7 +93,7 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
               const int phase = i / pairs, column = i % pairs * COLUMNS, x = block * PIXELS;
               const int columns = layer->columns - column < COLUMNS ? LANES : COLUMNS;
               const int pixels = width - x < PIXELS ? width - x : PIXELS;
-              const uint16_t *b = layer->weights + ((size_t)phase * layer->columns + column) * count * depth;
+              const uint16_t *b = (const uint16_t *)layer->weights + ((size_t)phase * layer->columns + column) * count * depth;
               float *found = products[turn];
               turn = !turn;
               OP(multiply)(run, taps[phase], count, depth, (size_t)x * stride * depth, (size_t)depth * stride * 2, b,

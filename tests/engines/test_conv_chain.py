@@ -17,15 +17,16 @@ from glc.errors import EngineFailed, EngineUnavailable
 
 HERE = _conv_chain.kernels()
 GROUPS, EPSILON = 32, 1e-6
-RELATIVE = {"f16": 1e-3, "bf16": 1e-2}
+RELATIVE = {"f16": 1e-3, "bf16": 1e-2, "f32": 1e-5}
 
 kernels = pytest.mark.parametrize(
     ("precision", "plain"),
     [
-        pytest.param(precision, plain, id=f"{name} {precision}", marks=[] if f"{name} {precision}" in HERE else missing)
-        for precision in ("f16", "bf16")
-        for name, plain in (("plain", True), ("amx", False))
-        for missing in [pytest.mark.skip(reason=f"this processor has no AMX for {precision}")]
+        pytest.param(
+            precision, name == "plain", id=f"{name} {precision}", marks=[] if f"{name} {precision}" in HERE else missing
+        )
+        for name, precision in (("plain", "f16"), ("plain", "bf16"), ("amx", "f16"), ("amx", "bf16"), ("avx2", "f32"))
+        for missing in [pytest.mark.skip(reason=f"this processor has no {name} for {precision}")]
     ],
 )
 
@@ -125,7 +126,7 @@ def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: s
     network, given = Network(), image(5, 3, 288).astype(np.float16)
     network.add(kind, 0, 1, (288, 288), norm=kind == Kind.DENSE)
     found = chain_of(network, precision, 2, plain=plain).run(given)
-    assert found.dtype == np.float16
+    assert found.dtype == (np.float32 if precision == "f32" else np.float16)
     assert distance(found, network.expected(given)) < RELATIVE[precision]
 
 
@@ -156,14 +157,14 @@ def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precis
 
 
 @kernels
-def test_a_value_that_float16_does_not_hold_is_told(precision: str, plain: bool) -> None:
+def test_a_value_that_activations_do_not_hold_is_told(precision: str, plain: bool) -> None:
     network, given = Network(), image(6, 6, 32).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (32, 32))
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
     network.add(Kind.DENSE, 2, 3, (32, 32), norm=True)
-    network.convolutions[0].bias[5] = 1e6
+    network.convolutions[0].bias[5] = 1e30 if precision == "f32" else 1e6
     chain = chain_of(network, precision, 1, plain=plain)
-    with pytest.raises(EngineFailed, match="range of float16: choose"):
+    with pytest.raises(EngineFailed, match="range of float32$" if precision == "f32" else "range of float16: choose"):
         chain.run(given)
 
 
@@ -184,7 +185,9 @@ def test_a_mean_far_from_zero_keeps_the_deviation(precision: str, plain: bool) -
     [
         ([], "f16", "no matrix unit .* multiplies f16: choose engine openvino"),
         (["amx bf16"], "f16", "multiplies f16: choose bf16"),
-        (["amx bf16", "amx f16"], "f32", "in f16 or bf16, not in f32: choose openvino"),
+        (["amx bf16", "avx2 f32"], "f16", "multiplies f16: choose bf16"),
+        (["avx2 f32"], "bf16", "multiplies bf16: choose engine openvino"),
+        (["amx bf16", "amx f16"], "f32", "no AVX2: choose engine openvino"),
     ],
 )
 def test_a_precision_that_is_not_here_is_refused(
@@ -200,7 +203,7 @@ def test_a_precision_that_is_not_here_is_refused(
 @pytest.mark.parametrize(("here", "taken"), [([], "f16"), (["amx bf16"], "bf16"), (["amx f16", "amx bf16"], "f16")])
 def test_the_more_exact_precision_is_the_default(here: list[str], taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_conv_chain, "kernels", lambda: here)
-    assert conv_chain.default_precision() == taken
+    assert conv_chain.default_precision(("f16", "bf16")) == taken
 
 
 def test_chains_share_the_memory_of_activations() -> None:

@@ -11,11 +11,12 @@ import pytest
 from openvino import opset13 as ops
 
 import glc
-from glc.engines import Array, ov_amx
-from glc.engines.conv_chain import ActivationMemory, ConvChain, Kind, PackedChain, pack
+from glc.engines import Array, engine_loader, ov_chained
+from glc.engines.conv_chain import ActivationMemory, ConvChain, Kind, PackedChain, available_precisions, pack
 from glc.engines.ov import OvLoader
-from glc.engines.ov_amx import OvAmxEngine, OvAmxLoader
 from glc.engines.ov_chain import cut
+from glc.engines.ov_chained import OvChainedEngine, OvChainedLoader
+from glc.errors import EngineUnavailable
 from glc.runtime.bundle import Bundle
 
 RANDOM = np.random.default_rng(0)
@@ -27,12 +28,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch) -> OvAmxLoader:
+def loader(monkeypatch: pytest.MonkeyPatch) -> OvChainedLoader:
     """The engine on any processor: chains without AMX, the rest in the precision that is everywhere."""
-    monkeypatch.setattr(ov_amx, "require_kernels", lambda _: None)
-    monkeypatch.setattr(ov_amx, "pack", lambda convolutions, _: pack(convolutions, "f16"))
-    monkeypatch.setattr(ov_amx, "ConvChain", _plain)
-    return OvAmxLoader(2, "f32")
+    monkeypatch.setitem(ov_chained._PRECISIONS, "openvino-amx", ("f32",))
+    monkeypatch.setattr(ov_chained, "require_kernels", lambda _: None)
+    monkeypatch.setattr(ov_chained, "pack", lambda convolutions, _: pack(convolutions, "f16"))
+    monkeypatch.setattr(ov_chained, "ConvChain", _plain)
+    return OvChainedLoader("openvino-amx", 2, "f32")
 
 
 def _plain(packed: PackedChain, _: str, threads: int, memory: ActivationMemory | None) -> ConvChain:
@@ -50,12 +52,14 @@ def feeds(graph: str, bundle: Bundle) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("graph", ["analysis", "synthesis"])
-def test_a_graph_in_three_computes_what_it_computes_whole(graph: str, mini_bundle: Path, loader: OvAmxLoader) -> None:
+def test_a_graph_in_three_computes_what_it_computes_whole(
+    graph: str, mini_bundle: Path, loader: OvChainedLoader
+) -> None:
     bundle = Bundle.open(mini_bundle)
     content = bundle.graph(graph)[1]
     given = feeds(graph, bundle)
     engine, whole = loader.load(content), OvLoader(2).load(content)
-    assert isinstance(engine, OvAmxEngine)
+    assert isinstance(engine, OvChainedEngine)
     assert (engine.inputs, engine.outputs) == (whole.inputs, whole.outputs)
     found, expected = engine.run(given), whole.run(given)
     assert found.keys() == expected.keys()
@@ -65,6 +69,47 @@ def test_a_graph_in_three_computes_what_it_computes_whole(graph: str, mini_bundl
         difference = found["image"].astype(int) - expected["image"]
         assert abs(difference).max() <= 2
         assert np.mean(difference != 0) < 0.1
+
+
+@pytest.mark.parametrize("graph", ["analysis", "synthesis"])
+def test_in_float32_it_computes_what_openvino_does(graph: str, mini_bundle: Path) -> None:
+    require_avx2()
+    bundle = Bundle.open(mini_bundle)
+    content, given = bundle.graph(graph)[1], feeds(graph, bundle)
+    engine, whole = engine_loader("openvino-avx2", 2).load(content), OvLoader(2, "f32").load(content)
+    assert isinstance(engine, OvChainedEngine)
+    found, expected = engine.run(given), whole.run(given)
+    if graph == "analysis":
+        np.testing.assert_allclose(found["y"], expected["y"], atol=1e-4 * float(expected["y"].std()), rtol=1e-4)
+        np.testing.assert_array_equal(found["z_indices"], expected["z_indices"])
+    else:
+        difference = found["image"].astype(int) - expected["image"]
+        assert abs(difference).max() <= 1
+        assert np.mean(difference != 0) < 0.01
+
+
+def test_a_codec_in_float32_on_avx2_reads_and_writes_what_others_do(mini_bundle: Path, codec: glc.Codec) -> None:
+    require_avx2()
+    picture = RANDOM.integers(0, 256, (40, 56, 3), np.uint8)
+    with glc.Codec.open(mini_bundle, engine="openvino-avx2", threads=2) as chained:
+        assert chained.engine.startswith("openvino-avx2 ")
+        assert " f32, " in chained.engine
+        data = chained.encode(picture)
+        np.testing.assert_array_equal(chained.decode_latent(data), codec.decode_latent(data))
+        difference = chained.decode(data).astype(int) - codec.decode(data)
+    assert abs(difference).max() <= 1
+
+
+def test_an_engine_computes_in_its_own_precisions_alone() -> None:
+    with pytest.raises(EngineUnavailable, match="openvino-avx2 computes in f32, not in f16: choose openvino"):
+        engine_loader("openvino-avx2", 2, "f16")
+    with pytest.raises(EngineUnavailable, match="openvino-amx computes in f16 or bf16, not in f32: choose openvino"):
+        engine_loader("openvino-amx", 2, "f32")
+
+
+def require_avx2() -> None:
+    if "f32" not in available_precisions():
+        pytest.skip("this processor has no AVX2")
 
 
 def test_nothing_of_an_image_graph_but_attention_and_transform_coding_is_left(mini_bundle: Path) -> None:
@@ -78,13 +123,13 @@ def test_nothing_of_an_image_graph_but_attention_and_transform_coding_is_left(mi
         assert kinds.count(Kind.DOWN if graph == "analysis" else Kind.UP) == halvings
 
 
-def test_exact_graphs_are_openvinos(mini_bundle: Path, loader: OvAmxLoader) -> None:
+def test_exact_graphs_are_openvinos(mini_bundle: Path, loader: OvChainedLoader) -> None:
     prior = loader.load(Bundle.open(mini_bundle).graph("spatial_prior_1")[1], exact=True)
-    assert not isinstance(prior, OvAmxEngine)
+    assert not isinstance(prior, OvChainedEngine)
 
 
 def test_a_second_process_needs_no_graph(
-    mini_bundle: Path, loader: OvAmxLoader, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mini_bundle: Path, loader: OvChainedLoader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = Bundle.open(mini_bundle)
     content = bundle.graph("synthesis")[1]
@@ -104,7 +149,7 @@ def test_a_second_process_needs_no_graph(
 
 
 def test_a_codec_on_it_reads_and_writes_what_others_do(
-    mini_bundle: Path, loader: OvAmxLoader, codec: glc.Codec
+    mini_bundle: Path, loader: OvChainedLoader, codec: glc.Codec
 ) -> None:
     image = RANDOM.integers(0, 256, (50, 70, 3), np.uint8)
     with glc.Codec(Bundle.open(mini_bundle), loader) as ours:

@@ -1,4 +1,4 @@
-"""OpenVINO with our own kernels for AMX: convolutions of image graphs as one chain, the rest as `ov` computes it."""
+"""OpenVINO with our own kernels: convolutions of image graphs as one chain on AMX or AVX2, the rest as in `ov`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from glc.engines.conv_chain import ActivationMemory, ConvChain, PackedChain, default_precision, pack, require_kernels
+from glc.engines.conv_chain import (
+    ActivationMemory,
+    ConvChain,
+    PackedChain,
+    default_precision,
+    pack,
+    require_kernels,
+)
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
 from glc.engines.ov_chain import GIVEN, TAKEN, cut
 from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
+from glc.errors import EngineUnavailable
+
+_PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
 _BEFORE, _CHAIN, _BEHIND = "before a chain", "packed convolutions", "behind a chain"
 
 
-class OvAmxEngine:
+class OvChainedEngine:
     """A graph in three: what stands before the chain, the chain, and what stands behind."""
 
     def __init__(self, before: OvEngine, chain: ConvChain, behind: OvEngine) -> None:
@@ -53,15 +63,29 @@ class OvAmxEngine:
         self._behind.close()
 
 
-class OvAmxLoader(OvLoader):
-    """OpenVINO's CPU device, with chains of convolutions on AMX in float16 or bfloat16."""
+class OvChainedLoader(OvLoader):
+    """OpenVINO's CPU device, with chains of convolutions on our own kernels."""
 
-    name = "openvino-amx"
+    def __init__(self, name: str, threads: int | None = None, precision: str | None = None) -> None:
+        """Choose an engine.
 
-    def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
-        precision = precision or default_precision()
+        Args:
+            name: `openvino-amx`, which computes in f16 or bf16, or `openvino-avx2`, in f32.
+            threads: see `engine_loader`.
+            precision: None for the more exact one of those that this processor multiplies.
+
+        Raises:
+            EngineUnavailable: this processor, or the engine, does not compute in the precision.
+        """
+        known = _PRECISIONS[name]
+        precision = precision or default_precision(known)
+        if precision not in known:
+            raise EngineUnavailable(
+                f"engine {name} computes in {' or '.join(known)}, not in {precision}: choose openvino"
+            )
         require_kernels(precision)
         super().__init__(threads, precision)
+        self.name = name
         self._memory: ActivationMemory | None = ActivationMemory()
 
     @property
@@ -69,7 +93,7 @@ class OvAmxLoader(OvLoader):
         """All that its float results may depend on."""
         return super().fingerprint.replace("openvino", self.name, 1)
 
-    def sparing(self) -> OvAmxLoader:
+    def sparing(self) -> OvChainedLoader:
         """A loader like this one; see `HostLoader.sparing`."""
         loader = copy.copy(self)
         loader._sparing, loader._memory = True, None
@@ -105,10 +129,10 @@ class OvAmxLoader(OvLoader):
         )
         return self._engine(before, packed, behind)
 
-    def _engine(self, before: Compiled, packed: PackedChain, behind: Compiled) -> OvAmxEngine:
+    def _engine(self, before: Compiled, packed: PackedChain, behind: Compiled) -> OvChainedEngine:
         chain = ConvChain(packed, self._precision, self._threads, self._memory)
         first, last = (OvEngine(part, sparing=self._sparing) for part in (before, behind))
-        return OvAmxEngine(first, chain, last)
+        return OvChainedEngine(first, chain, last)
 
     def _way(self, *, exact: bool) -> str:
         """Other than OpenVINO's own way for image graphs: one that it compiled whole may have a chain."""
