@@ -94,6 +94,16 @@ def test_matrix_units_are_preferred_in_the_more_exact_precision_that_they_have(
         assert opened.engine == half.fingerprint
 
 
+@pytest.mark.parametrize("precision", [None, "f32"])
+def test_our_kernels_in_float32_are_preferred_to_openvinos(
+    precision: str | None, mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1)
+    only(monkeypatch, {("openvino", "f32"): theirs, ("openvino-avx2", "f32"): ours})
+    with glc.Codec.open(mini_bundle, precision=precision) as opened:
+        assert opened.engine == ours.fingerprint
+
+
 def test_an_engine_that_is_not_exact_is_passed_over(
     mini_bundle: Path, monkeypatch: pytest.MonkeyPatch, codec: glc.Codec
 ) -> None:
