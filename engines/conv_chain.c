@@ -1,4 +1,4 @@
-/* Convolutions in a row, with GroupNorm, swish, sums and residuals inside them, on AMX.
+/* Convolutions in a row, with GroupNorm, swish, sums and residuals inside them, on AMX; on AVX2: conv_chain_avx2.h.
  *
  *   tensor i --(x factor + offset, swish)--> rows of a ring --(tiles)--> sums of products
  *            --(+ bias, + residual)--> tensor j, and for each channel the sums that its own GroupNorm wants
