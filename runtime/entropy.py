@@ -19,9 +19,6 @@ _WORD_BYTES = 4
 ESCAPE_WIDTHS = 23
 """An escaped magnitude exceeds the table's reach by a number of 1 to 23 bits."""
 
-ALL_ZERO_FREQUENCIES = np.array([(1 << PROBABILITY_BITS) - (1 << 18), 1 << 18], np.int64)
-"""Frequencies of the flag before the group of scale index 0: 0 = every symbol is zero and none is coded."""
-
 MAX_SYMBOL = 1 << ESCAPE_WIDTHS
 """Every symbol of a smaller magnitude can be coded, whatever its scale index."""
 

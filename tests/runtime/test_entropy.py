@@ -16,7 +16,6 @@ from tests.runtime.plain_decoder import Damaged, PlainDecoder
 from glc.errors import CorruptBitstream, EngineFailed, TruncatedBitstream
 from glc.export.scale_levels import DEFAULT_GRID, build_scale_table, level_of
 from glc.runtime.entropy import (
-    ALL_ZERO_FREQUENCIES,
     ESCAPE_WIDTHS,
     MAX_SYMBOL,
     PayloadDecoder,
@@ -30,6 +29,8 @@ TABLE = build_scale_table(DEFAULT_GRID)
 MODELS = SymbolModels(TABLE)
 ROWS = [row.tolist() for row in TABLE.frequencies]
 LEVELS = len(ROWS)
+ALL_ZERO_FREQUENCIES = (2**24 - 2**18, 2**18)
+"""Of the flag before the group of scale index 0."""
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int32]]
 """Scale indices and symbols."""
