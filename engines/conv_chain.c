@@ -85,10 +85,21 @@ typedef struct {
   int32_t left, channel; /* vectors of LANES; channel of the next one */
 } Cursor;
 
+/* Memory of one member of the team, from layer to layer. */
 typedef struct {
-  uint16_t *data;
-  size_t size;
+  void *data;
+  size_t bytes;
 } Ring;
+
+/* At least so many bytes from a cache line on, with whatever they hold; NULL where there is no memory. */
+static void *room_in(Ring *ring, size_t bytes) {
+  if (ring->bytes < bytes) {
+    free(ring->data);
+    ring->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    ring->bytes = ring->data ? bytes : 0;
+  }
+  return ring->data;
+}
 
 static Cursor cursor_at(const Tensor *from, int row, uint16_t *to) {
   const size_t values = (size_t)from->width * from->channels;

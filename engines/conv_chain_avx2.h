@@ -217,18 +217,13 @@ static void walk_avx2(Run *run, const Layer *layer, Ring *ring) {
   if (chunk < LEAST_CHUNK) chunk = LEAST_CHUNK;
   const int chunks = (height + chunk - 1) / chunk;
 
-  if (ring->size < 2 * size) { /* of uint16_t */
-    free(ring->data);
-    ring->size = 2 * size;
-    ring->data = aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64);
-  }
-  if (!ring->data) {
-    ring->size = 0;
+  float *slots = room_in(ring, size * sizeof *slots);
+  if (!slots) {
     atomic_store(&run->status, OUT_OF_MEMORY);
     return;
   }
-  float *slots = (float *)ring->data, *products = slots + SLOTS * pitch, *sums = products + made, *matrices = sums + 2 * columns;
-  memset(slots, 0, size * sizeof(float));
+  float *products = slots + SLOTS * pitch, *sums = products + made, *matrices = sums + 2 * columns;
+  memset(slots, 0, size * sizeof *slots);
   const Sink sink = {layer, layer->residual < 0 ? NULL : run->tensors + layer->residual, into, sums};
 #define SLOT(row) (slots + (size_t)(((row) + SLOTS) % SLOTS) * pitch)
 

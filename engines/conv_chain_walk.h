@@ -25,22 +25,17 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
 
   const int slots = group * stride + 2 + stride;
   const size_t sums_bytes = (size_t)pairs * 2 * COLUMNS * sizeof(float);
-  if (ring->size < slots * pitch) {
-    free(ring->data);
-    ring->size = slots * pitch;
-    ring->data = aligned_alloc(64, (ring->size * 2 + 63) / 64 * 64);
-  }
+  uint16_t *lines = room_in(ring, slots * pitch * sizeof *lines);
   float(*sums)[2 * COLUMNS] = aligned_alloc(64, sums_bytes);
   float *gathered = kind == FIRST ? aligned_alloc(64, (size_t)width * DEPTH * sizeof(float)) : NULL;
-  if (!ring->data || !sums || (kind == FIRST && !gathered)) {
-    ring->size = 0;
+  if (!lines || !sums || (kind == FIRST && !gathered)) {
     free(sums);
     free(gathered);
     atomic_store(&run->status, OUT_OF_MEMORY);
     return;
   }
-  memset(ring->data, 0, slots * pitch * 2);
-#define SLOT(row) (ring->data + (size_t)(((row) + slots) % slots) * pitch)
+  memset(lines, 0, slots * pitch * sizeof *lines);
+#define SLOT(row) (lines + (size_t)(((row) + slots) % slots) * pitch)
 
   _Alignas(64) float products[2][PIXELS * COLUMNS];
   int turn = 0;

@@ -44,7 +44,8 @@ class SymbolModels:
     def __init__(self, table: ScaleTable) -> None:
         self.reach = table.reach
         """(levels,) int32: largest magnitude in the table of each level."""
-        self.below = np.concatenate([np.cumsum([0, *row]) for row in table.frequencies]).astype(np.uint32)
+        sums = (part for row in table.frequencies for part in ((0,), row.cumsum()))
+        self.below = np.concatenate([*sums]).astype(np.uint32)
         """Of each level in turn: the sums of the frequencies before each symbol, and of all."""
 
 

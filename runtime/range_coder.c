@@ -177,9 +177,10 @@ typedef struct {
 } Reader;
 
 static uint32_t get_word(const Reader *reader, uint8_t filler) {
-  const uint8_t *at = reader->payload + reader->position;
-  if (reader->position + 4 <= reader->length)
+  if (reader->position + 4 <= reader->length) {
+    const uint8_t *at = reader->payload + reader->position;
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+  }
   uint32_t word = 0;
   for (int byte = 0; byte < 4; byte++)
     word = word << 8 | (reader->position + byte < reader->length ? reader->payload[reader->position + byte] : filler);
