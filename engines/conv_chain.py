@@ -37,19 +37,23 @@ _PAIR = 32
 """Output channels that are computed together, and input channels of one tile."""
 _LINE = 64
 """Bytes of a cache line."""
+_LARGEST_CODE = 255
 _MOST_CHUNKS = 32
 """Rows are split into at most so many chunks, each with its own sums."""
 _MOST_SPARE = 4
 """Memory that waits is used for runs that take at least this part of it."""
 
+_ARRAYS = ("weights", "bias", "scale", "shift", "unit")
+"""What a layer has addresses of."""
 _LAYER = np.dtype(
     [
         *(
             (name, np.int32)
-            for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "unused")
+            for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "eight_bits")
         ),
         ("epsilon", np.float64),
-        *((name, np.uintp) for name in ("weights", "bias", "scale", "shift")),
+        *((name, np.float32) for name in ("codes", "zero")),
+        *((name, np.uintp) for name in _ARRAYS),
     ]
 )
 _TENSOR = np.dtype(
@@ -101,6 +105,17 @@ class GroupNorm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class EightBits:
+    """The integers that a convolution multiplies in place of floats."""
+
+    least: float
+    """Of the values that it takes: 0 or less."""
+    largest: float
+    weight_steps: NDArray[np.float32]
+    """(O,): weights are whole multiples of it, from -128 to 127."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Convolution:
     """One link of a chain: `target` = convolution of the normalised `source`, plus `residual`.
 
@@ -115,6 +130,8 @@ class Convolution:
     bias: NDArray[np.float32]
     norm: GroupNorm | None = None
     residual: int | None = None
+    eight_bits: EightBits | None = None
+    """None for floats of the chain's precision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,12 +172,18 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         layer["kind"], layer["source"], layer["target"] = convolution.kind, convolution.source, convolution.target
         layer["residual"] = -1 if convolution.residual is None else convolution.residual
         layer["columns"] = columns
-        if precision == "f32":
+        bias = convolution.bias
+        if convolution.eight_bits is not None:
+            codes = _coded(convolution, convolution.eight_bits)
+            layer["eight_bits"], layer["codes"], layer["zero"] = 1, 1 / codes.step, codes.zero
+            layer["weights"] = placed(_packed(_by_phase_and_tap(codes.weights, convolution.kind), "int8"))
+            layer["unit"] = placed(np.pad(codes.unit, (0, columns - outputs)))
+            bias = codes.bias
+        elif precision == "f32":
             layer["weights"] = placed(_by_matrix(convolution.weights, convolution.kind))
         else:
-            weights = _by_phase_and_tap(convolution.weights, convolution.kind)
-            layer["weights"] = placed(_packed(weights, is_half=precision == "f16"))
-        layer["bias"] = placed(np.pad(convolution.bias, (0, columns - outputs)).astype(np.float32))
+            layer["weights"] = placed(_packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision))
+        layer["bias"] = placed(np.pad(bias, (0, columns - outputs)).astype(np.float32))
         if norm is not None:
             layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
             layer["scale"], layer["shift"] = (placed(each.astype(np.float32)) for each in (norm.scale, norm.shift))
@@ -220,12 +243,12 @@ class ConvChain:
         if not plain:
             require_kernels(precision)
         self._kernel = f"plain {precision}" if plain else _KERNELS[precision]
-        self._dtype: type[np.floating] = np.float32 if precision == "f32" else np.float16
+        self._dtype = activations(precision)
         self._threads, self._memory = threads, memory
         self._channels = packed.channels
         self._values = packed.values
         self._layers = packed.layers.copy()
-        for name in ("weights", "bias", "scale", "shift"):
+        for name in _ARRAYS:
             self._layers[name] += np.uintp(self._values.ctypes.data)
 
     def run(self, given: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -299,6 +322,11 @@ def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+def activations(precision: str) -> type[np.floating]:
+    """What chains of a precision are given, and give, in memory."""
+    return np.float32 if precision == "f32" else np.float16
+
+
 def available_precisions() -> list[str]:
     """Those that this processor has kernels for, among f16, bf16 and f32."""
     here = _conv_chain.kernels()
@@ -334,16 +362,43 @@ def _by_phase_and_tap(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.fl
     return taps.reshape(1, -1, inputs, outputs)
 
 
-def _packed(weights: NDArray[np.float64], *, is_half: bool) -> NDArray[np.uint16]:
-    """(phases, taps, I, O) -> tiles of 16 pairs of inputs x 16 outputs, in the order in which they are multiplied."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Codes:
+    """A convolution in integers: its sums, times `unit`, plus `bias`."""
+
+    step: float
+    zero: int
+    weights: NDArray[np.float32]
+    unit: NDArray[np.float32]
+    bias: NDArray[np.float64]
+
+
+def _coded(convolution: Convolution, eight_bits: EightBits) -> _Codes:
+    """Values as codes from 0 to 255, one of which is zero; what its products add up to is taken from the bias."""
+    step = (eight_bits.largest - eight_bits.least) / _LARGEST_CODE
+    zero = round(-eight_bits.least / step)
+    weights = np.rint(convolution.weights / eight_bits.weight_steps[:, None, None, None])
+    unit = step * eight_bits.weight_steps.astype(np.float64)
+    bias = convolution.bias - unit * zero * weights.sum((1, 2, 3), dtype=np.float64)
+    return _Codes(step, zero, weights, unit.astype(np.float32), bias)
+
+
+def _packed(weights: NDArray[np.float64], precision: str) -> NDArray[np.uint16] | NDArray[np.int8]:
+    """(phases, taps, I, O) -> tiles of inputs x 16 outputs, in the order in which they are multiplied.
+
+    A row of a tile has as many inputs of each output as four bytes hold.
+    """
     phases, taps, inputs, outputs = weights.shape
-    padded = np.pad(weights, ((0, 0), (0, 0), (0, 0), (0, -outputs % _TILE)))
+    beside = 4 if precision == "int8" else 2
+    depth = _TILE * beside
+    padded = np.pad(weights, ((0, 0), (0, 0), (0, -inputs % depth), (0, -outputs % _TILE)))
     parts = []
     for first in range(0, padded.shape[3], _PAIR):
         part = padded[..., first : first + _PAIR]
-        tiles = part.reshape(phases, taps, inputs // _PAIR, _TILE, 2, -1, _TILE).transpose(0, 1, 2, 5, 3, 6, 4)
-        parts.append(tiles.reshape(phases, -1))
-    return _narrowed(np.concatenate(parts, axis=1), is_half=is_half)
+        tiles = part.reshape(phases, taps, -1, _TILE, beside, part.shape[3] // _TILE, _TILE)
+        parts.append(tiles.transpose(0, 1, 2, 5, 3, 6, 4).reshape(phases, -1))
+    values = np.concatenate(parts, axis=1)
+    return values.astype(np.int8) if precision == "int8" else _narrowed(values, is_half=precision == "f16")
 
 
 def _by_matrix(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:

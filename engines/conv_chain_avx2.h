@@ -38,6 +38,15 @@ AVX2 static void avx2_normalise(const Run *run, const float *from, float *to, in
     }
 }
 
+AVX2 static void avx2_add_row(const float *row, int width, int channels, float *sums) {
+  for (int x = 0; x < width; x++)
+    for (int c = 0; c < channels; c++) {
+      const float v = row[(size_t)x * channels + c];
+      sums[c] += v;
+      sums[channels + c] += v * v;
+    }
+}
+
 /* Along one axis, B^T d. */
 INLINE_AVX2 void into_tile(const __m256 d[TILE], __m256 out[TILE]) {
   const __m256 two = _mm256_set1_ps(2), four = _mm256_set1_ps(4), five = _mm256_set1_ps(5);
@@ -212,7 +221,7 @@ static void walk_avx2(Run *run, const Layer *layer, Ring *ring) {
   const size_t size = SLOTS * pitch + (in_tiles ? given : 0) + made + 2 * (size_t)columns;
 
   /* Chunks do not depend on the number of threads, so that sums, and with them images, do not either. */
-  enum { LEAST_CHUNK = 2 * SIDE, CHUNKS = 32 };
+  enum { LEAST_CHUNK = 2 * SIDE };
   int chunk = ((height + CHUNKS - 1) / CHUNKS + SIDE - 1) / SIDE * SIDE;
   if (chunk < LEAST_CHUNK) chunk = LEAST_CHUNK;
   const int chunks = (height + chunk - 1) / chunk;

@@ -1,9 +1,9 @@
-"""The longest row of convolutions in an image graph of OpenVINO, cut out of it for `conv_chain`.
+"""Rows of convolutions in an image graph of OpenVINO, cut out of it for `conv_chain`.
 
-    graph --> before (image, padding), Convolution ..., behind (attention, transform coding)
+    graph --> model (image, padding), chain, model (attention), chain ..., model (transform coding)
 
 What is looked for: residual blocks of GroupNorm, swish and 3x3 convolutions, and single convolutions between them, each
-a whole with its bias. What the row gives and what it takes are one tensor each.
+a whole with its bias. What a row gives and what it takes are one tensor each.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from glc.engines.conv_chain import Convolution, GroupNorm, Kind
+from glc.engines.conv_chain import Convolution, EightBits, GroupNorm, Kind
 from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_eight_bits import QuantisedConvolution, quantised_convolution
 from glc.engines.ov_group_norm import found_group_norm
 from glc.engines.ov_readers import readers
 from glc.engines.ov_upsampling import is_doubling
@@ -27,6 +28,10 @@ _MULTIPLE = 32
 """Of the channels within a row."""
 _MOST_FIRST = 3
 _LEAST_COLUMNS = 16
+_LEAST_SWISH = -0.27846455
+"""Of x / (1 + e^-x)."""
+_LEAST_CONVOLUTIONS = 2
+"""Of a row that is worth its ends."""
 
 GIVEN = "chain_given"
 """Output of what stands before, (1, H, W, C) float32."""
@@ -36,11 +41,11 @@ TAKEN = "chain_taken"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutGraph:
-    """A graph in three."""
+    """A graph whose chains are missing; what one gives is what the model behind it takes."""
 
-    before: openvino.Model
-    convolutions: tuple[Convolution, ...]
-    behind: openvino.Model
+    models: tuple[openvino.Model, ...]
+    """One more than chains: what stands before the first one, between them, and behind the last."""
+    chains: tuple[tuple[Convolution, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,17 +58,30 @@ class _Found:
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     norm: GroupNorm | None
+    eight_bits: EightBits | None
 
 
-def cut(model: openvino.Model) -> CutGraph | None:
-    """Cut the row with the most convolutions out.
+def cut(model: openvino.Model, activations: type[np.floating], *, eight_bits: bool = False) -> CutGraph | None:
+    """Cut rows of convolutions out.
 
     Args:
         model: as OpenVINO reads it, not rewritten; not to be used afterwards.
+        activations: of the chains, float16 or float32.
+        eight_bits: whether they multiply integers too, where a graph has them.
 
     Returns:
         None where no two convolutions follow each other so.
     """
+    models, chains = [], []
+    behind = model
+    while (row := _first_row(behind, eight_bits=eight_bits)) is not None:
+        before, behind = _split(behind, row, activations)
+        models.append(before)
+        chains.append(tuple(row.convolutions))
+    return CutGraph((*models, behind), tuple(chains)) if chains else None
+
+
+def _first_row(model: openvino.Model, *, eight_bits: bool) -> _Row | None:
     by_source: dict[tuple[str, int], list[_Found]] = defaultdict(list)
     norms = {
         _key(found.last.output(0)): found
@@ -71,14 +89,19 @@ def cut(model: openvino.Model) -> CutGraph | None:
         if node.get_type_name() == "MVN" and (found := found_group_norm(node)) is not None
     }
     for node in model.get_ordered_ops():
-        convolution = _convolution(node, norms) if node.get_type_name() == "Convolution" else None
+        convolution = (
+            _convolution(node, norms, eight_bits=eight_bits) if node.get_type_name() == "Convolution" else None
+        )
         if convolution is not None:
             by_source[_key(convolution.source)].append(convolution)
-    rows = [_row(convolutions[0].source, by_source) for convolutions in by_source.values()]
-    row = max(rows, key=lambda row: len(row.convolutions), default=None)
-    if row is None or len(row.convolutions) < 2:
-        return None
-    return _split(model, row)
+    rows = (_row(convolutions[0].source, by_source) for convolutions in by_source.values())
+    return next((row for row in rows if len(row.convolutions) >= _LEAST_CONVOLUTIONS and _parts(model, row)), None)
+
+
+def _parts(model: openvino.Model, row: _Row) -> bool:
+    """Whether all that a chain before gave goes through a row: a model takes from one chain alone."""
+    around = _needed(model.get_parameters(), model.get_results(), but=row.result.get_node())
+    return not any(TAKEN in parameter.output(0).get_names() for parameter in around)
 
 
 class _Row:
@@ -168,8 +191,10 @@ def _block(
     return first, second, shortcuts[0] if shortcuts else None, total.output(0)
 
 
-def _convolution(node: Any, norms: dict[tuple[str, int], Any]) -> _Found | None:
-    weights, ends = constant_behind(node.input_value(1)), readers(node.output(0))
+def _convolution(node: Any, norms: dict[tuple[str, int], Any], *, eight_bits: bool) -> _Found | None:
+    quantised = quantised_convolution(node) if eight_bits else None
+    weights = constant_behind(node.input_value(1)) if quantised is None else quantised.weights
+    ends = readers(node.output(0))
     if weights is None or len(ends) != 1 or ends[0].get_node().get_type_name() != "Add":
         return None
     added = ends[0].get_node()
@@ -180,8 +205,21 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any]) -> _Found | None:
     kind, source = _kind(node, weights)
     if kind is None or (inputs % _MULTIPLE and kind != Kind.FIRST):
         return None
+    if quantised is not None:
+        if kind != Kind.DENSE:
+            return None
+        source = quantised.source
     source, norm = (source, None) if kind in (Kind.UP, Kind.DOWN) else _normalised(source, norms)
-    return _Found(kind, source, added.output(0), weights.astype(np.float32), biases[0].astype(np.float32).ravel(), norm)
+    bits = None if quantised is None else _integers(quantised, norm)
+    bias = biases[0].astype(np.float32).ravel()
+    return _Found(kind, source, added.output(0), weights.astype(np.float32), bias, norm, bits)
+
+
+def _integers(quantised: QuantisedConvolution, norm: GroupNorm | None) -> EightBits:
+    least = quantised.least
+    if norm is not None and norm.swish:  # codes of what never comes would be lost: half of them, where they are symmetric
+        least = max(least, _LEAST_SWISH)
+    return EightBits(least, quantised.largest, quantised.weight_steps)
 
 
 def _kind(node: Any, weights: NDArray[Any]) -> tuple[Kind | None, Any]:
@@ -232,33 +270,35 @@ def _normalised(source: Any, norms: dict[tuple[str, int], Any]) -> tuple[Any, Gr
 
 
 def _link(found: _Found, source: int, target: int) -> Convolution:
-    return Convolution(found.kind, source, target, found.weights, found.bias, found.norm)
+    return Convolution(found.kind, source, target, found.weights, found.bias, found.norm, eight_bits=found.eight_bits)
 
 
 def _key(tensor: Any) -> tuple[str, int]:
     return tensor.get_node().get_friendly_name(), tensor.get_index()
 
 
-def _split(model: openvino.Model, row: _Row) -> CutGraph:
+def _split(model: openvino.Model, row: _Row, activations: type[np.floating]) -> tuple[openvino.Model, openvino.Model]:
+    """What stands before a row and what stands behind, each with those inputs of the graph that it needs."""
     channels_last, channels_first = (ops.constant(np.array(order, np.int64)) for order in ((0, 2, 3, 1), (0, 3, 1, 2)))
     parameters = model.get_parameters()
-    given = ops.result(ops.transpose(row.given, channels_last))
+    is_image = row.convolutions[0].kind == Kind.FIRST
+    given = ops.result(ops.convert(ops.transpose(row.given, channels_last), np.float32 if is_image else activations))
     given.output(0).set_names({GIVEN})
     before = openvino.Model([given], _needed(parameters, [given]), "before")
     channels = row.result.get_partial_shape()[1].get_length()
-    taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels]), np.float32, TAKEN)
+    dtype = np.float32 if channels < _LEAST_COLUMNS else activations
+    taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels]), dtype)
     taken.output(0).set_names({TAKEN})
-    turned = ops.transpose(taken, channels_first)
+    turned = ops.transpose(ops.convert(taken, np.float32), channels_first)
     for end in row.result.get_target_inputs():
         end.replace_source_output(turned.output(0))
     results = model.get_results()
-    behind = openvino.Model(results, _needed([*parameters, taken], results), "behind")
-    return CutGraph(before, tuple(row.convolutions), behind)
+    return before, openvino.Model(results, _needed([*parameters, taken], results), "behind")
 
 
-def _needed(parameters: list[Any], ends: list[Any]) -> list[Any]:
-    """Those inputs of a graph that results depend on."""
-    seen: set[str] = set()
+def _needed(parameters: list[Any], ends: list[Any], but: Any = None) -> list[Any]:
+    """Those inputs of a graph that results depend on; not by way of one operation."""
+    seen: set[str] = set() if but is None else {but.get_friendly_name()}
     waiting = list(ends)
     while waiting:
         node = waiting.pop()

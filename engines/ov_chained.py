@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from glc.engines.conv_chain import (
     ActivationMemory,
     ConvChain,
     PackedChain,
+    activations,
     default_precision,
     pack,
     require_kernels,
@@ -24,43 +27,50 @@ from glc.errors import EngineUnavailable
 
 _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
-_BEFORE, _CHAIN, _BEHIND = "before a chain", "packed convolutions", "behind a chain"
+_MODEL, _CHAINS = "model", "packed convolutions"
+"""Parts of a graph in the cache."""
 
 
 class OvChainedEngine:
-    """A graph in three: what stands before the chain, the chain, and what stands behind."""
+    """A graph in parts: models of OpenVINO, and a chain between each two."""
 
-    def __init__(self, before: OvEngine, chain: ConvChain, behind: OvEngine) -> None:
-        self._before, self._chain, self._behind = before, chain, behind
-        self._rest = tuple(spec for spec in behind.inputs if spec.name != TAKEN)
+    def __init__(self, models: Sequence[OvEngine], chains: Sequence[ConvChain]) -> None:
+        self._models, self._chains = models, chains
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What `run` must be fed."""
-        return tuple(dict.fromkeys((*self._before.inputs, *self._rest)))
+        found = (spec for model in self._models for spec in model.inputs if spec.name != TAKEN)
+        return tuple(dict.fromkeys(found))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What `run` returns."""
-        return self._behind.outputs
+        return self._models[-1].outputs
 
     @property
     def streams(self) -> int:
         """Runs that may go on at once."""
-        return self._before.streams
+        return self._models[0].streams
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs; see `Engine.run`."""
         check_feeds(self.inputs, feeds)
-        given = self._before.run({spec.name: feeds[spec.name] for spec in self._before.inputs})[GIVEN]
-        taken = self._chain.run(given[0])
-        rest = {spec.name: feeds[spec.name] for spec in self._rest}
-        return self._behind.run({TAKEN: taken[None].astype(np.float32, copy=False), **rest})
+        first, *others = self._models
+        found = _run(first, feeds)
+        for chain, model in zip(self._chains, others, strict=True):
+            taken = chain.run(found[GIVEN][0])
+            found = _run(model, {**feeds, TAKEN: taken[None]})
+        return found
 
     def close(self) -> None:
         """Free the graph."""
-        self._before.close()
-        self._behind.close()
+        for model in self._models:
+            model.close()
+
+
+def _run(model: OvEngine, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    return model.run({spec.name: feeds[spec.name] for spec in model.inputs})
 
 
 class OvChainedLoader(OvLoader):
@@ -102,11 +112,13 @@ class OvChainedLoader(OvLoader):
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
         """Take a graph from the cache; see `HostLoader.recall`."""
         settings = self._settings(exact=False)
-        kept = None if exact else self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAIN))
+        kept = None if exact else self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAINS))
         if kept is None:
             return super().recall(sha256, exact=exact)
-        before, behind = (self._recalled(sha256, settings, self._way_of(part)) for part in (_BEFORE, _BEHIND))
-        return None if before is None or behind is None else self._engine(before, PackedChain(**kept), behind)
+        chains = _chains_of(kept)
+        models = [self._recalled(sha256, settings, self._way_of(f"{_MODEL} {n}")) for n in range(len(chains) + 1)]
+        found = [model for model in models if model is not None]
+        return self._engine(found, chains) if len(found) == len(models) else None
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`. One without a chain is OpenVINO's alone."""
@@ -114,25 +126,27 @@ class OvChainedLoader(OvLoader):
         recalled = self.recall(sha256, exact=exact)
         if recalled is not None:
             return recalled
-        parts = None if exact else cut(self._parsed(graph))
+        dtype = activations(self._precision)
+        parts = None if exact else cut(self._parsed(graph), dtype, eight_bits=self._precision != "f32")
         if parts is None:
             return super().load(graph, exact=exact)
-        packed = pack(parts.convolutions, self._precision)
-        about = (sha256, self._settings(exact=False), self._way_of(_CHAIN))
-        self._cache.keep_arrays({"layers": packed.layers, "channels": packed.channels, "values": packed.values}, *about)
+        chains = [pack(convolutions, self._precision) for convolutions in parts.chains]
+        about = (sha256, self._settings(exact=False), self._way_of(_CHAINS))
+        self._cache.keep_arrays(_arrays_of(chains), *about)
         kept = self._cache.recalled_arrays(*about)
         if kept is not None:  # in the file's pages, not in memory of its own
-            packed = PackedChain(**kept)
-        before, behind = (
-            self._made(part, sha256, self._way_of(name), exact=False)
-            for name, part in ((_BEFORE, parts.before), (_BEHIND, parts.behind))
-        )
-        return self._engine(before, packed, behind)
+            chains = _chains_of(kept)
+        models = [
+            self._made(model, sha256, self._way_of(f"{_MODEL} {number}"), exact=False)
+            for number, model in enumerate(parts.models)
+        ]
+        return self._engine(models, chains)
 
-    def _engine(self, before: Compiled, packed: PackedChain, behind: Compiled) -> OvChainedEngine:
-        chain = ConvChain(packed, self._precision, self._threads, self._memory)
-        first, last = (OvEngine(part, sparing=self._sparing) for part in (before, behind))
-        return OvChainedEngine(first, chain, last)
+    def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain]) -> OvChainedEngine:
+        return OvChainedEngine(
+            [OvEngine(model, sparing=self._sparing) for model in models],
+            [ConvChain(chain, self._precision, self._threads, self._memory) for chain in chains],
+        )
 
     def _way(self, *, exact: bool) -> str:
         """Other than OpenVINO's own way for image graphs: one that it compiled whole may have a chain."""
@@ -140,3 +154,20 @@ class OvChainedLoader(OvLoader):
 
     def _way_of(self, part: str) -> str:
         return f"{super()._way(exact=False)}, {part}"
+
+
+def _arrays_of(chains: Sequence[PackedChain]) -> dict[str, NDArray[Any]]:
+    """Arrays of all chains, by names that `_chains_of` knows."""
+    return {
+        f"{number} {field.name}": getattr(chain, field.name)
+        for number, chain in enumerate(chains)
+        for field in dataclasses.fields(chain)
+    }
+
+
+def _chains_of(arrays: Mapping[str, NDArray[Any]]) -> list[PackedChain]:
+    names = [field.name for field in dataclasses.fields(PackedChain)]
+    return [
+        PackedChain(**{name: arrays[f"{number} {name}"] for name in names})
+        for number in range(len(arrays) // len(names))
+    ]

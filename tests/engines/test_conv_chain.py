@@ -12,21 +12,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glc.engines import _conv_chain, conv_chain
-from glc.engines.conv_chain import ActivationMemory, ConvChain, Convolution, GroupNorm, Kind, pack, require_kernels
+from glc.engines.conv_chain import (
+    ActivationMemory,
+    ConvChain,
+    Convolution,
+    EightBits,
+    GroupNorm,
+    Kind,
+    pack,
+    require_kernels,
+)
 from glc.errors import EngineFailed, EngineUnavailable
 
 HERE = _conv_chain.kernels()
 GROUPS, EPSILON = 32, 1e-6
 RELATIVE = {"f16": 1e-3, "bf16": 1e-2, "f32": 1e-5}
 
+
+def missing(kernel: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(kernel not in HERE, reason=f"this processor has no kernels {kernel}")
+
+
 kernels = pytest.mark.parametrize(
     ("precision", "plain"),
     [
-        pytest.param(
-            precision, name == "plain", id=f"{name} {precision}", marks=[] if f"{name} {precision}" in HERE else missing
-        )
+        pytest.param(precision, name == "plain", id=f"{name} {precision}", marks=missing(f"{name} {precision}"))
         for name, precision in (("plain", "f16"), ("plain", "bf16"), ("amx", "f16"), ("amx", "bf16"), ("avx2", "f32"))
-        for missing in [pytest.mark.skip(reason=f"this processor has no {name} for {precision}")]
+    ],
+)
+
+
+integer_kernels = pytest.mark.parametrize(
+    ("precision", "plain"),
+    [
+        pytest.param("f16", True, id="plain f16"),
+        pytest.param("f16", False, id="amx f16", marks=missing("amx f16")),
+        pytest.param("bf16", False, id="amx bf16", marks=missing("amx bf16")),
     ],
 )
 
@@ -48,13 +69,21 @@ class Network:
         norm: bool = False,
         swish: bool = True,
         residual: int | None = None,
+        eight_bits: bool = False,
     ) -> None:
         """Append one, from `shape[1]` to `shape[0]` channels."""
         side = 1 if kind == Kind.POINT else 3
         weights = self._values(*shape, side, side) / np.sqrt(shape[1] * side**2)
         before = GroupNorm(GROUPS, EPSILON, self._values(shape[1]), self._values(shape[1]), swish) if norm else None
+        bits = None
+        if eight_bits:
+            steps = (abs(weights).max((1, 2, 3)) / 127).astype(np.float32)
+            weights = np.rint(weights / steps[:, None, None, None]) * steps[:, None, None, None]
+            bits = EightBits(-0.2785 if swish else -3.1, 3.0, steps)
         self.convolutions.append(
-            Convolution(kind, source, target, weights.astype(np.float32), self._values(shape[0]), before, residual)
+            Convolution(
+                kind, source, target, weights.astype(np.float32), self._values(shape[0]), before, residual, bits
+            )
         )
 
     def _values(self, *shape: int) -> NDArray[np.float32]:
@@ -69,6 +98,10 @@ class Network:
                 scale, shift = torch.from_numpy(each.norm.scale), torch.from_numpy(each.norm.shift)
                 x = F.group_norm(x, each.norm.groups, scale, shift, each.norm.epsilon)
                 x = F.silu(x) if each.norm.swish else x
+            if each.eight_bits is not None:
+                step = (each.eight_bits.largest - each.eight_bits.least) / 255
+                zero = round(-each.eight_bits.least / step)
+                x = (torch.clamp(torch.round(x / step) + zero, 0, 255) - zero) * step
             x = _convolved(x, each)
             tensors[each.target] = x if each.residual is None else x + tensors[each.residual]
         return tensors[self.convolutions[-1].target][0].permute(1, 2, 0).numpy()
@@ -118,6 +151,31 @@ def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str,
     found = chain_of(network, precision, 2, plain=plain).run(given)
     assert found.dtype == np.float32
     assert distance(found, network.expected(given)) < RELATIVE[precision]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (9, 35), (70, 20)])
+@pytest.mark.parametrize("channels", [32, 96, 128])  # the last ones of 64 that are multiplied together, some, none
+@integer_kernels
+def test_eight_bits_give_what_pytorch_gives_of_the_same_codes(
+    size: tuple[int, int], channels: int, precision: str, plain: bool
+) -> None:
+    network = Network()
+    network.add(Kind.POINT, 0, 1, (channels, channels))
+    network.add(Kind.DENSE, 1, 2, (channels, channels), norm=True, eight_bits=True)
+    network.add(Kind.DENSE, 2, 1, (channels, channels), norm=True, residual=1, eight_bits=True)
+    network.add(Kind.DENSE, 1, 2, (channels, channels), norm=True, swish=False, eight_bits=True)
+    given = image(*size, channels)
+    found = chain_of(network, precision, 2, plain=plain).run(given)
+    # Some values lie halfway between two codes, and what stands before is rounded; other codes would be far off.
+    assert distance(found, network.expected(given)) < {"f16": 5e-3, "bf16": 2e-2}[precision]
+
+
+@integer_kernels
+def test_weights_of_eight_bits_that_no_cache_holds_are_taken_in_parts(precision: str, plain: bool) -> None:
+    network, given = Network(), image(5, 3, 416).astype(np.float16)
+    network.add(Kind.DENSE, 0, 1, (416, 416), norm=True, eight_bits=True)
+    found = chain_of(network, precision, 2, plain=plain).run(given)
+    assert distance(found, network.expected(given)) < 5e-3
 
 
 @kernels
