@@ -11,21 +11,10 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__)
-#define HAS_X86 1
-#include <cpuid.h>
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#else
-#define HAS_X86 0
-#endif
+#include "amx.h"
+#include "team.h"
 
 /* Kinds of convolutions; conv_chain.py has the same numbers. */
 enum { DENSE, DOWN, UP, POINT, FIRST };
@@ -34,15 +23,13 @@ enum { DENSE, DOWN, UP, POINT, FIRST };
 enum { F16, BF16, U8 };
 
 /* A block: 32 pixels of a row times 32 columns (output channels), four tiles of 16 x 16 sums of products. */
-enum { PIXELS = 32, COLUMNS = 32, LANES = 16 };
-/* Of tiles of operands: of a row, and all. */
-enum { ROW_BYTES = 64, TILE_BYTES = LANES * ROW_BYTES };
+enum { PIXELS = 32, COLUMNS = 32, LANES = TILE_ROWS };
 enum { GATHERED = 32 }; /* values of a pixel with its neighbours, of an image */
 
 enum { PLAIN_F16, PLAIN_BF16, AVX2_F32, AMX_F16, AMX_BF16, KERNELS };
 static const char *const KERNEL_NAMES[KERNELS] = {"plain f16", "plain bf16", "avx2 f32", "amx f16", "amx bf16"};
 
-enum { MOST_TAPS = 9, MOST_PHASES = 4, MOST_THREADS = 256 };
+enum { MOST_TAPS = 9, MOST_PHASES = 4 };
 enum { CHUNKS = 32 }; /* of rows, at most: conv_chain.py gives a tensor so many sums */
 
 enum { DONE, OUT_OF_RANGE, OUT_OF_MEMORY };
@@ -73,11 +60,7 @@ typedef struct {
   uint16_t *halves;       /* in eight bits: a mean of each channel, then factors of what is beyond it, then offsets */
   float codes, zero;      /* likewise */
   atomic_int next_chunk, status;
-  /* A barrier whose last member prepares the next layer. */
-  pthread_mutex_t mutex;
-  pthread_cond_t passed;
-  int32_t members, arrived;
-  atomic_uint generation;
+  Team team;
 } Run;
 
 /* Sums of products of one block, which wait for bias, residual and their place. */
@@ -97,22 +80,6 @@ typedef struct {
   uint8_t *to;
   int32_t left, channel; /* vectors of LANES; channel of the next one */
 } Cursor;
-
-/* Memory of one member of the team, from layer to layer. */
-typedef struct {
-  void *data;
-  size_t bytes;
-} Ring;
-
-/* At least so many bytes from a cache line on, with whatever they hold; NULL where there is no memory. */
-static void *room_in(Ring *ring, size_t bytes) {
-  if (ring->bytes < bytes) {
-    free(ring->data);
-    ring->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    ring->bytes = ring->data ? bytes : 0;
-  }
-  return ring->data;
-}
 
 static Cursor cursor_at(const Tensor *from, int row, uint8_t *to) {
   const size_t values = (size_t)from->width * from->channels;
@@ -461,22 +428,6 @@ INLINE void amx_multiply(const Run *run, const uint8_t *const *taps, int count, 
 #define WALK walk_amx_u8
 #define NUMBER U8
 #include "conv_chain_walk.h"
-
-static void configure_tiles(void) {
-  struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  } tiles = {.palette = 1};
-  for (int i = 0; i < 8; i++) {
-    tiles.row_bytes[i] = 64;
-    tiles.rows[i] = 16;
-  }
-  /* gcc's own form does not say that all of it is read. */
-  __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
-}
-
-static void release_tiles(void) { __asm__ volatile("tilerelease"); }
 #endif
 
 /* ---- with AVX2 ---- */
@@ -488,7 +439,9 @@ static void release_tiles(void) { __asm__ volatile("tilerelease"); }
 /* ---- layers in turn, by a team ---- */
 
 /* Factor and offset of each channel, from the sums over its group. */
-static void prepare_layer(Run *run, const Layer *layer) {
+static void prepare_layer(void *given, int number) {
+  Run *run = given;
+  const Layer *layer = run->layers + number;
   const Tensor *from = run->tensors + layer->source;
   atomic_store(&run->next_chunk, 0);
   run->codes = layer->codes;
@@ -551,19 +504,6 @@ static void add_up(Run *run, Ring *ring) {
   }
 }
 
-static void meet(Run *run, const Layer *layer) {
-  const unsigned generation = atomic_load(&run->generation);
-  pthread_mutex_lock(&run->mutex);
-  if (++run->arrived == run->members) {
-    if (layer) prepare_layer(run, layer);
-    run->arrived = 0;
-    atomic_fetch_add(&run->generation, 1);
-    pthread_cond_broadcast(&run->passed);
-  }
-  while (generation == atomic_load(&run->generation)) pthread_cond_wait(&run->passed, &run->mutex);
-  pthread_mutex_unlock(&run->mutex);
-}
-
 static void *member(void *given) {
   Run *run = given;
   Ring ring = {0};
@@ -573,7 +513,7 @@ static void *member(void *given) {
   if (run->layers->groups) add_up(run, &ring);
   for (int i = 0; i < run->count; i++) {
     const Layer *layer = run->layers + i;
-    meet(run, layer);
+    meet(&run->team, prepare_layer, run, i);
     if (run->kernel == PLAIN_F16 || run->kernel == PLAIN_BF16) walk_plain(run, layer, &ring);
 #if HAS_X86
     if (run->kernel == AVX2_F32) walk_avx2(run, layer, &ring);
@@ -590,7 +530,6 @@ static void *member(void *given) {
 }
 
 static int run_layers(Run *run, int threads) {
-  pthread_t team[MOST_THREADS];
   int most_channels = 0;
   for (int i = 0; i < run->count; i++) {
     const int channels = run->tensors[run->layers[i].source].channels;
@@ -606,17 +545,7 @@ static int run_layers(Run *run, int threads) {
     free(run->halves);
     return OUT_OF_MEMORY;
   }
-  pthread_mutex_init(&run->mutex, NULL);
-  pthread_cond_init(&run->passed, NULL);
-  /* Held until the team is complete: with fewer threads than asked for, those that there are do it all. */
-  pthread_mutex_lock(&run->mutex);
-  run->members = 1;
-  while (run->members < threads && !pthread_create(team + run->members, NULL, member, run)) run->members++;
-  pthread_mutex_unlock(&run->mutex);
-  member(run);
-  for (int i = 1; i < run->members; i++) pthread_join(team[i], NULL);
-  pthread_cond_destroy(&run->passed);
-  pthread_mutex_destroy(&run->mutex);
+  run_team(&run->team, threads, member, run);
   free(run->factor);
   free(run->offset);
   free(run->halves);
@@ -629,13 +558,7 @@ static int is_here(int kernel) {
   if (kernel == PLAIN_F16 || kernel == PLAIN_BF16) return 1;
 #if HAS_X86
   if (kernel == AVX2_F32) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  unsigned a, b, c, d, more, unused;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !__get_cpuid_count(7, 1, &more, &unused, &unused, &unused)) return 0;
-  const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, amx = 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25;
-  if ((b & avx512) != avx512 || (d & amx) != amx || !(more >> 5 & 1)) return 0;
-  if (kernel == AMX_F16 && !(more >> 21 & 1)) return 0;
-  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+  return has_amx(kernel == AMX_F16);
 #else
   return 0;
 #endif
@@ -667,7 +590,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     Run all = {.layers = layers.buf, .tensors = tensors.buf, .kernel = kernel};
     all.count = (int32_t)(layers.len / (Py_ssize_t)sizeof(Layer));
     Py_BEGIN_ALLOW_THREADS;
-    status = run_layers(&all, threads < MOST_THREADS ? threads : MOST_THREADS);
+    status = run_layers(&all, threads);
     Py_END_ALLOW_THREADS;
     if (status == OUT_OF_RANGE)
       PyErr_Format(PyExc_OverflowError, "an activation left the range of %s", kernel == AVX2_F32 ? "float32" : "float16");

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import itertools
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glc.engines.kernel_memory import LINE, ActivationMemory, PackedChain, Placement, aligned
 from glc.errors import EngineFailed, EngineUnavailable
 
 try:
@@ -35,13 +35,9 @@ _TILE = 16
 """Columns of a tile of weights; its rows are as many pairs of input channels."""
 _PAIR = 32
 """Output channels that are computed together, and input channels of one tile."""
-_LINE = 64
-"""Bytes of a cache line."""
 _LARGEST_CODE = 255
 _MOST_CHUNKS = 32
 """Rows are split into at most so many chunks, each with its own sums."""
-_MOST_SPARE = 4
-"""Memory that waits is used for runs that take at least this part of it."""
 
 _ARRAYS = ("weights", "bias", "scale", "shift", "unit")
 """What a layer has addresses of."""
@@ -134,18 +130,6 @@ class Convolution:
     """None for floats of the chain's precision."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedChain:
-    """Convolutions as the kernels take them; three arrays, which may be kept in a file."""
-
-    layers: NDArray[np.void]
-    """One entry for each convolution, with places in `values` where the kernels want addresses."""
-    channels: NDArray[np.int32]
-    """Of each tensor."""
-    values: NDArray[np.uint8]
-    """Weights, biases, scales and shifts, each from a cache line on, as is the whole."""
-
-
 def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
     """Order weights as tiles.
 
@@ -156,15 +140,7 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
     layers = np.zeros(len(convolutions), _LAYER)
     channels = np.zeros(1 + max(convolution.target for convolution in convolutions), np.int32)
     channels[0] = convolutions[0].weights.shape[1]
-    parts: list[tuple[int, NDArray[Any]]] = []
-    end = 0
-
-    def placed(values: NDArray[Any]) -> int:
-        nonlocal end
-        start, end = end, end + -(-values.nbytes // _LINE) * _LINE
-        parts.append((start, values))
-        return start
-
+    placement = Placement()
     for layer, convolution in zip(layers, convolutions, strict=True):
         norm, outputs = convolution.norm, len(convolution.bias)
         columns = -(-outputs // _TILE) * _TILE
@@ -176,44 +152,18 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         if convolution.eight_bits is not None:
             codes = _coded(convolution, convolution.eight_bits)
             layer["eight_bits"], layer["codes"], layer["zero"] = 1, 1 / codes.step, codes.zero
-            layer["weights"] = placed(_packed(_by_phase_and_tap(codes.weights, convolution.kind), "int8"))
-            layer["unit"] = placed(np.pad(codes.unit, (0, columns - outputs)))
+            layer["weights"] = placement.add(_packed(_by_phase_and_tap(codes.weights, convolution.kind), "int8"))
+            layer["unit"] = placement.add(np.pad(codes.unit, (0, columns - outputs)))
             bias = codes.bias
         elif precision == "f32":
-            layer["weights"] = placed(_by_matrix(convolution.weights, convolution.kind))
+            layer["weights"] = placement.add(_by_matrix(convolution.weights, convolution.kind))
         else:
-            layer["weights"] = placed(_packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision))
-        layer["bias"] = placed(np.pad(bias, (0, columns - outputs)).astype(np.float32))
+            layer["weights"] = placement.add(_packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision))
+        layer["bias"] = placement.add(np.pad(bias, (0, columns - outputs)).astype(np.float32))
         if norm is not None:
             layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
-            layer["scale"], layer["shift"] = (placed(each.astype(np.float32)) for each in (norm.scale, norm.shift))
-    values = aligned((end,), np.uint8)
-    for start, part in parts:
-        values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-    return PackedChain(layers, channels, values)
-
-
-class ActivationMemory:
-    """Memory of activations that waits for the next run, of whichever chain; new memory costs as much as a layer."""
-
-    def __init__(self) -> None:
-        self._idle: NDArray[np.uint8] | None = None
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """Bytes, with whatever they hold."""
-        with self._lock:
-            idle, self._idle = self._idle, None
-        # What is far too large belonged to another size of image, and goes.
-        if idle is not None and size <= idle.size <= _MOST_SPARE * size:
-            return idle
-        return aligned((size,), np.uint8)
-
-    def leave(self, memory: NDArray[np.uint8]) -> None:
-        """Give back what `take` gave: the larger of it and what waits already."""
-        with self._lock:
-            if self._idle is None or self._idle.size <= memory.size:
-                self._idle = memory
+            layer["scale"], layer["shift"] = (placement.add(each.astype(np.float32)) for each in (norm.scale, norm.shift))
+    return PackedChain(layers, channels, np.array([convolutions[-1].target], np.int32), placement.content())
 
 
 class ConvChain:
@@ -245,7 +195,7 @@ class ConvChain:
         self._kernel = f"plain {precision}" if plain else _KERNELS[precision]
         self._dtype = activations(precision)
         self._threads, self._memory = threads, memory
-        self._channels = packed.channels
+        self._channels, self._result = packed.channels, int(packed.results[0])
         self._values = packed.values
         self._layers = packed.layers.copy()
         for name in _ARRAYS:
@@ -264,7 +214,7 @@ class ConvChain:
             EngineFailed: a value left the range of the activations' type.
         """
         shapes = self._shapes(given.shape[0], given.shape[1])
-        last = int(self._layers[-1]["target"])
+        last = self._result
         result = aligned(shapes[last], self._dtype if shapes[last][2] >= _TILE else np.float32)
         is_image = self._layers[0]["kind"] == Kind.FIRST
         with np.errstate(over="ignore"):  # told below, as any other activation
@@ -273,7 +223,7 @@ class ConvChain:
         table["data"][[0, last]] = given.ctypes.data, result.ctypes.data
         between = {number: shape for number, shape in shapes.items() if number not in (0, last)}
         item = np.dtype(self._dtype).itemsize
-        sizes = [-(-item * int(np.prod(shape)) // _LINE) * _LINE for shape in between.values()]
+        sizes = [-(-item * int(np.prod(shape)) // LINE) * LINE for shape in between.values()]
         memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
         starts = itertools.accumulate(sizes, initial=memory.ctypes.data)
         for number, start in zip(between, starts, strict=False):
@@ -312,14 +262,6 @@ class ConvChain:
         for number, start in zip(summed, itertools.accumulate(sizes, initial=0), strict=False):
             table[number]["sums"] = sums.ctypes.data + start * sums.itemsize
         return table, sums
-
-
-def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """New memory that begins with a cache line: else each pixel's columns would lie in two."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    first = -memory.ctypes.data % _LINE
-    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def activations(precision: str) -> type[np.floating]:

@@ -1,0 +1,220 @@
+"""Networks of exact arithmetic as rows of layers in integers, on AMX (docs/exact-arithmetic.md).
+
+Where matrix units do not multiply float16, a general engine computes these networks in float32: 67 to 72 ms each at
+512x768, four times an image. `exact_chain.c` multiplies the same integers by their upper and lower parts in 8 bits, and
+gets the same results (docs/decisions/0017).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glc.engines.kernel_memory import LINE, ActivationMemory, PackedChain, Placement, aligned
+from glc.errors import EngineUnavailable
+
+try:
+    from glc.engines import _exact_chain
+except ImportError as error:
+    raise EngineUnavailable(
+        "the kernels of this package for AMX were not compiled; install its wheel, or a C compiler (gcc 12, clang 15) "
+        "and then the package again"
+    ) from error
+
+COLUMNS = 16
+"""Channels of every tensor are a multiple of it."""
+LARGEST_ACTIVATION = 1023
+"""Integers up to it have an upper and a lower part in 8 bits, as have weights."""
+LARGEST_WEIGHT = 2047
+
+_BASE_BITS = 5
+_DEPTH = 64
+"""Input channels of one tile of weights."""
+_BESIDE = 4
+"""Of them, those that lie in one row of it for each output."""
+_ARRAYS = ("weights", "scale", "bias", "factor")
+
+_LAYER = np.dtype(
+    [
+        *((name, np.int32) for name in ("kind", "source", "gate", "add", "target")),
+        *((name, np.float32) for name in ("low", "high", "slope")),
+        *((name, np.uintp) for name in _ARRAYS),
+    ]
+)
+_TENSOR = np.dtype([("data", np.uintp), ("channels", np.int32), ("unused", np.int32)])
+
+
+class Kind(enum.IntEnum):
+    """Layers that a chain knows; `exact_chain.c` has the same numbers."""
+
+    POINT = 0
+    """1x1 convolution."""
+    DEPTHWISE = 1
+    """3x3, each channel by itself, zeros around."""
+    GATE = 2
+    """A product of two tensors."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactLayer:
+    """One layer: integers of tensors, by number, to integers of another. Tensor 0 is what the chain is given.
+
+    With t = `scale` times the sum of products, plus `bias`, plus `factor` times what is added, of a gate `factor` times
+    the product: round(clamp(t)), t before times `slope` where it is negative. A gate applies the slope to its second
+    operand.
+    """
+
+    kind: Kind
+    source: int
+    target: int
+    channels: int
+    """Of the target."""
+    limits: tuple[float, float]
+    slope: float = 1.0
+    weights: NDArray[np.float32] | None = None
+    """Integers: (O, I) of `POINT`; of `DEPTHWISE` (C, 3, 3), times the scale already."""
+    scale: NDArray[np.float32] | None = None
+    """(O,) of `POINT`."""
+    bias: NDArray[np.float32] | None = None
+    add: int | None = None
+    factor: NDArray[np.float32] | None = None
+    """(C,); None for 1."""
+    gate: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactRow:
+    """Layers in the order of computation."""
+
+    channels: int
+    """Of what is given."""
+    layers: tuple[ExactLayer, ...]
+    results: tuple[int, ...]
+    """Tensors that are wanted, in the order of their channels."""
+
+
+def pack(row: ExactRow) -> PackedChain:
+    """Order weights as tiles; give each tensor a place, that of another which nobody needs any more where there is one."""
+    places = _places(row)
+    layers = np.zeros(len(row.layers), _LAYER)
+    channels = np.zeros(1 + max(places.values()), np.int32)
+    channels[0] = row.channels
+    placement = Placement()
+    for layer, exact in zip(layers, row.layers, strict=True):
+        layer["kind"], layer["source"], layer["target"] = exact.kind, places[exact.source], places[exact.target]
+        layer["gate"], layer["add"] = (-1 if each is None else places[each] for each in (exact.gate, exact.add))
+        (layer["low"], layer["high"]), layer["slope"] = exact.limits, exact.slope
+        channels[places[exact.target]] = exact.channels
+        for name, values in (("scale", exact.scale), ("bias", exact.bias)):
+            if values is not None:
+                layer[name] = placement.add(values.astype(np.float32))
+        if exact.gate is not None or exact.add is not None:
+            factor = np.ones(exact.channels) if exact.factor is None else exact.factor
+            layer["factor"] = placement.add(factor.astype(np.float32))
+        if exact.weights is not None:
+            is_point = exact.kind == Kind.POINT
+            layer["weights"] = placement.add(_tiles(exact.weights) if is_point else _by_tap(exact.weights))
+    results = np.array([places[number] for number in row.results], np.int32)
+    return PackedChain(layers, channels, results, placement.content())
+
+
+class ExactChain:
+    """Layers with packed weights; `run` may be called from several threads at once."""
+
+    def __init__(
+        self, packed: PackedChain, threads: int, memory: ActivationMemory | None = None, *, plain: bool = False
+    ) -> None:
+        """Take weights.
+
+        Args:
+            packed: from `pack`.
+            threads: of one run.
+            memory: of activations, which other chains may share; None frees it after each run.
+            plain: compute without AMX, far slower; for tests on any processor.
+
+        Raises:
+            EngineUnavailable: this processor has no kernels.
+        """
+        if not plain and not has_kernels():
+            raise EngineUnavailable("this processor has no matrix unit (AMX): choose engine openvino")
+        self._kernel = "plain" if plain else "amx"
+        self._threads, self._memory, self._packed = threads, memory, packed
+        self._layers = packed.layers.copy()
+        for name in _ARRAYS:
+            self._layers[name] += np.uintp(packed.values.ctypes.data)
+
+    def run(self, given: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Compute the chain.
+
+        Args:
+            given: (H, W, C) float32, integers up to `LARGEST_ACTIVATION` in magnitude.
+
+        Returns:
+            (H, W, O) float32, integers of all results; belongs to the caller.
+        """
+        height, width, _ = given.shape
+        channels = self._packed.channels
+        sizes = [-(-2 * height * width * int(count) // LINE) * LINE for count in channels]
+        memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
+        table = np.zeros(len(channels), _TENSOR)
+        table["channels"] = channels
+        starts = np.cumsum([0, *sizes[:-1]])
+        table["data"] = memory.ctypes.data + starts
+        tensors = [
+            memory[start : start + 2 * height * width * count].view(np.int16).reshape(height, width, count)
+            for start, count in zip(starts.tolist(), channels.tolist(), strict=True)
+        ]
+        tensors[0][:] = given
+        _exact_chain.run(self._layers, table, height, width, self._threads, self._kernel)
+        found = np.concatenate([tensors[number] for number in self._packed.results], axis=2, dtype=np.float32)
+        if self._memory:
+            self._memory.leave(memory)
+        return found
+
+
+def has_kernels() -> bool:
+    """Whether this processor has a matrix unit for 8-bit integers."""
+    return "amx" in _exact_chain.kernels()
+
+
+def _places(row: ExactRow) -> dict[int, int]:
+    """Tensor -> memory that it lies in; 0 for what is given."""
+    last: dict[int, int] = {}
+    for index, layer in enumerate(row.layers):
+        for number in (layer.source, layer.gate, layer.add):
+            if number is not None:
+                last[number] = index
+    last |= dict.fromkeys(row.results, len(row.layers))
+    places, made = {0: 0}, 1
+    free: dict[int, list[int]] = defaultdict(list)
+    sizes = {0: row.channels} | {layer.target: layer.channels for layer in row.layers}
+    for index, layer in enumerate(row.layers):
+        if free[layer.channels]:
+            places[layer.target] = free[layer.channels].pop()
+        else:
+            places[layer.target], made = made, made + 1
+        # What is read for the last time here is free behind, not at once: other pixels of it are still wanted.
+        for number in {layer.source, layer.gate, layer.add}:
+            if number is not None and number != 0 and last[number] == index:
+                free[sizes[number]].append(places[number])
+    return places
+
+
+def _by_tap(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    return weights.reshape(len(weights), -1).T.astype(np.float32)
+
+
+def _tiles(weights: NDArray[np.float32]) -> NDArray[np.int8]:
+    """(O, I) -> for each 16 outputs and 64 inputs a tile of upper parts, then one of lower parts."""
+    outputs, inputs = weights.shape
+    whole = np.pad(weights.astype(np.int32), ((0, 0), (0, -inputs % _DEPTH)))
+    upper = (whole + (1 << _BASE_BITS - 1)) >> _BASE_BITS
+    parts = np.stack([upper, whole - (upper << _BASE_BITS)])
+    split = parts.reshape(2, outputs // COLUMNS, COLUMNS, -1, _DEPTH // _BESIDE, _BESIDE)
+    return split.transpose(1, 3, 0, 4, 2, 5).astype(np.int8)
