@@ -4,7 +4,9 @@ from numpy.typing import NDArray
 def kernels() -> list[str]:
     """Names of the kernels that this processor computes: `plain`, `amx`."""
 
-def run(layers: NDArray[np.void], tensors: NDArray[np.void], height: int, width: int, threads: int, kernel: str, /) -> None:
+def run(
+    layers: NDArray[np.void], tensors: NDArray[np.void], height: int, width: int, threads: int, kernel: str, /
+) -> None:
     """Compute layers in turn; see exact_chain.c for both tables.
 
     Raises:

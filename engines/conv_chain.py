@@ -13,7 +13,6 @@ import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,11 +157,15 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         elif precision == "f32":
             layer["weights"] = placement.add(_by_matrix(convolution.weights, convolution.kind))
         else:
-            layer["weights"] = placement.add(_packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision))
+            layer["weights"] = placement.add(
+                _packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision)
+            )
         layer["bias"] = placement.add(np.pad(bias, (0, columns - outputs)).astype(np.float32))
         if norm is not None:
             layer["groups"], layer["swish"], layer["epsilon"] = norm.groups, norm.swish, norm.epsilon
-            layer["scale"], layer["shift"] = (placement.add(each.astype(np.float32)) for each in (norm.scale, norm.shift))
+            layer["scale"], layer["shift"] = (
+                placement.add(each.astype(np.float32)) for each in (norm.scale, norm.shift)
+            )
     return PackedChain(layers, channels, np.array([convolutions[-1].target], np.int32), placement.content())
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +98,7 @@ class ExactRow:
 
 
 def pack(row: ExactRow) -> PackedChain:
-    """Order weights as tiles; give each tensor a place, that of another which nobody needs any more where there is one."""
+    """Order weights as tiles; let tensors take the places of those that nobody needs any more."""
     places = _places(row)
     layers = np.zeros(len(row.layers), _LAYER)
     channels = np.zeros(1 + max(places.values()), np.int32)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import openvino
 from numpy.typing import NDArray
-from openvino import opset13 as ops
 
 from glc.engines.conv_chain import Convolution, EightBits, GroupNorm, Kind
 from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_cut import TAKEN, needed, split, tensor_key
 from glc.engines.ov_eight_bits import QuantisedConvolution, quantised_convolution
 from glc.engines.ov_group_norm import found_group_norm
 from glc.engines.ov_readers import readers
@@ -32,11 +32,6 @@ _LEAST_SWISH = -0.27846455
 """Of x / (1 + e^-x)."""
 _LEAST_CONVOLUTIONS = 2
 """Of a row that is worth its ends."""
-
-GIVEN = "chain_given"
-"""Output of what stands before, (1, H, W, C) float32."""
-TAKEN = "chain_taken"
-"""Input of what stands behind, (1, h, w, O) float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +70,10 @@ def cut(model: openvino.Model, activations: type[np.floating], *, eight_bits: bo
     models, chains = [], []
     behind = model
     while (row := _first_row(behind, eight_bits=eight_bits)) is not None:
-        before, behind = _split(behind, row, activations)
+        is_image = row.convolutions[0].kind == Kind.FIRST
+        is_narrow = len(row.convolutions[-1].bias) < _LEAST_COLUMNS
+        types = (np.float32 if is_end else activations for is_end in (is_image, is_narrow))
+        before, behind = split(behind, row.given, [row.result], *types)
         models.append(before)
         chains.append(tuple(row.convolutions))
     return CutGraph((*models, behind), tuple(chains)) if chains else None
@@ -84,7 +82,7 @@ def cut(model: openvino.Model, activations: type[np.floating], *, eight_bits: bo
 def _first_row(model: openvino.Model, *, eight_bits: bool) -> _Row | None:
     by_source: dict[tuple[str, int], list[_Found]] = defaultdict(list)
     norms = {
-        _key(found.last.output(0)): found
+        tensor_key(found.last.output(0)): found
         for node in model.get_ordered_ops()
         if node.get_type_name() == "MVN" and (found := found_group_norm(node)) is not None
     }
@@ -93,14 +91,14 @@ def _first_row(model: openvino.Model, *, eight_bits: bool) -> _Row | None:
             _convolution(node, norms, eight_bits=eight_bits) if node.get_type_name() == "Convolution" else None
         )
         if convolution is not None:
-            by_source[_key(convolution.source)].append(convolution)
+            by_source[tensor_key(convolution.source)].append(convolution)
     rows = (_row(convolutions[0].source, by_source) for convolutions in by_source.values())
     return next((row for row in rows if len(row.convolutions) >= _LEAST_CONVOLUTIONS and _parts(model, row)), None)
 
 
 def _parts(model: openvino.Model, row: _Row) -> bool:
     """Whether all that a chain before gave goes through a row: a model takes from one chain alone."""
-    around = _needed(model.get_parameters(), model.get_results(), but=row.result.get_node())
+    around = needed(model.get_parameters(), model.get_results(), but=[row.result.get_node()])
     return not any(TAKEN in parameter.output(0).get_names() for parameter in around)
 
 
@@ -155,7 +153,7 @@ def _row(given: Any, by_source: dict[tuple[str, int], list[_Found]]) -> _Row:
     """Follow the only way from a tensor as far as it is known."""
     row = _Row(given)
     while True:
-        here, ends = by_source.get(_key(row.result), []), readers(row.result)
+        here, ends = by_source.get(tensor_key(row.result), []), readers(row.result)
         if row.convolutions and row.result.get_partial_shape()[1].get_length() % _MULTIPLE:
             return row
         if len(here) == 1 and len(ends) == 1:
@@ -176,7 +174,7 @@ def _block(
     if len(branches) != 1 or len(branches) + len(shortcuts) != len(here):
         return None
     first = branches[0]
-    behind = by_source.get(_key(first.result), [])
+    behind = by_source.get(tensor_key(first.result), [])
     if len(behind) != 1 or len(readers(first.result)) != 1 or behind[0].kind != Kind.DENSE:
         return None
     second = behind[0]
@@ -184,9 +182,9 @@ def _block(
     if len(ends) != 1 or ends[0].get_node().get_type_name() != "Add":
         return None
     total = ends[0].get_node()
-    operands = {_key(value) for value in total.input_values()}
+    operands = {tensor_key(value) for value in total.input_values()}
     identity = shortcuts[0].result if shortcuts else given
-    if operands != {_key(second.result), _key(identity)} or (shortcuts and len(readers(identity)) != 1):
+    if operands != {tensor_key(second.result), tensor_key(identity)} or (shortcuts and len(readers(identity)) != 1):
         return None
     return first, second, shortcuts[0] if shortcuts else None, total.output(0)
 
@@ -217,7 +215,9 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any], *, eight_bits: bo
 
 def _integers(quantised: QuantisedConvolution, norm: GroupNorm | None) -> EightBits:
     least = quantised.least
-    if norm is not None and norm.swish:  # codes of what never comes would be lost: half of them, where they are symmetric
+    if (
+        norm is not None and norm.swish
+    ):  # codes of what never comes would be lost: half of them, where they are symmetric
         least = max(least, _LEAST_SWISH)
     return EightBits(least, quantised.largest, quantised.weight_steps)
 
@@ -258,9 +258,9 @@ def _normalised(source: Any, norms: dict[tuple[str, int], Any]) -> tuple[Any, Gr
     if node.get_type_name() == "Multiply":
         for value, other in (node.input_values(), reversed(node.input_values())):
             gate = other.get_node()
-            if gate.get_type_name() == "Sigmoid" and _key(gate.input_value(0)) == _key(value):
+            if gate.get_type_name() == "Sigmoid" and tensor_key(gate.input_value(0)) == tensor_key(value):
                 normed = value
-    found = norms.get(_key(normed))
+    found = norms.get(tensor_key(normed))
     # Nothing else may read what is no longer computed.
     expected = 1 if normed is source else 2
     if found is None or len(readers(normed)) != expected or len(readers(source)) != 1:
@@ -271,38 +271,3 @@ def _normalised(source: Any, norms: dict[tuple[str, int], Any]) -> tuple[Any, Gr
 
 def _link(found: _Found, source: int, target: int) -> Convolution:
     return Convolution(found.kind, source, target, found.weights, found.bias, found.norm, eight_bits=found.eight_bits)
-
-
-def _key(tensor: Any) -> tuple[str, int]:
-    return tensor.get_node().get_friendly_name(), tensor.get_index()
-
-
-def _split(model: openvino.Model, row: _Row, activations: type[np.floating]) -> tuple[openvino.Model, openvino.Model]:
-    """What stands before a row and what stands behind, each with those inputs of the graph that it needs."""
-    channels_last, channels_first = (ops.constant(np.array(order, np.int64)) for order in ((0, 2, 3, 1), (0, 3, 1, 2)))
-    parameters = model.get_parameters()
-    is_image = row.convolutions[0].kind == Kind.FIRST
-    given = ops.result(ops.convert(ops.transpose(row.given, channels_last), np.float32 if is_image else activations))
-    given.output(0).set_names({GIVEN})
-    before = openvino.Model([given], _needed(parameters, [given]), "before")
-    channels = row.result.get_partial_shape()[1].get_length()
-    dtype = np.float32 if channels < _LEAST_COLUMNS else activations
-    taken = ops.parameter(openvino.PartialShape([1, -1, -1, channels]), dtype)
-    taken.output(0).set_names({TAKEN})
-    turned = ops.transpose(ops.convert(taken, np.float32), channels_first)
-    for end in row.result.get_target_inputs():
-        end.replace_source_output(turned.output(0))
-    results = model.get_results()
-    return before, openvino.Model(results, _needed([*parameters, taken], results), "behind")
-
-
-def _needed(parameters: list[Any], ends: list[Any], but: Any = None) -> list[Any]:
-    """Those inputs of a graph that results depend on; not by way of one operation."""
-    seen: set[str] = set() if but is None else {but.get_friendly_name()}
-    waiting = list(ends)
-    while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() not in seen:
-            seen.add(node.get_friendly_name())
-            waiting += [value.get_node() for value in node.input_values()]
-    return [parameter for parameter in parameters if parameter.get_friendly_name() in seen]

@@ -8,20 +8,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import openvino
 from numpy.typing import NDArray
 
-from glc.engines.conv_chain import (
-    ActivationMemory,
-    ConvChain,
-    PackedChain,
-    activations,
-    default_precision,
-    pack,
-    require_kernels,
-)
+from glc.engines.conv_chain import ConvChain, activations, default_precision, pack, require_kernels
+from glc.engines.exact_chain import ExactChain
+from glc.engines.exact_chain import pack as pack_exact
+from glc.engines.kernel_memory import ActivationMemory, PackedChain
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
-from glc.engines.ov_chain import GIVEN, TAKEN, cut
+from glc.engines.ov_chain import cut
+from glc.engines.ov_cut import GIVEN, TAKEN
+from glc.engines.ov_exact_chain import cut_exact
 from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
 from glc.errors import EngineUnavailable
 
@@ -34,7 +32,7 @@ _MODEL, _CHAINS = "model", "packed convolutions"
 class OvChainedEngine:
     """A graph in parts: models of OpenVINO, and a chain between each two."""
 
-    def __init__(self, models: Sequence[OvEngine], chains: Sequence[ConvChain]) -> None:
+    def __init__(self, models: Sequence[OvEngine], chains: Sequence[ConvChain | ExactChain]) -> None:
         self._models, self._chains = models, chains
 
     @property
@@ -96,6 +94,7 @@ class OvChainedLoader(OvLoader):
         require_kernels(precision)
         super().__init__(threads, precision)
         self.name = name
+        self._has_tiles = name == "openvino-amx"
         self._memory: ActivationMemory | None = ActivationMemory()
 
     @property
@@ -111,14 +110,17 @@ class OvChainedLoader(OvLoader):
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
         """Take a graph from the cache; see `HostLoader.recall`."""
-        settings = self._settings(exact=False)
-        kept = None if exact else self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAINS))
+        settings = self._settings(exact=exact)
+        kept = self._cache.recalled_arrays(sha256, settings, self._way_of(_CHAINS, exact=exact))
         if kept is None:
             return super().recall(sha256, exact=exact)
         chains = _chains_of(kept)
-        models = [self._recalled(sha256, settings, self._way_of(f"{_MODEL} {n}")) for n in range(len(chains) + 1)]
+        models = [
+            self._recalled(sha256, settings, self._way_of(f"{_MODEL} {number}", exact=exact))
+            for number in range(len(chains) + 1)
+        ]
         found = [model for model in models if model is not None]
-        return self._engine(found, chains) if len(found) == len(models) else None
+        return self._engine(found, chains, exact=exact) if len(found) == len(models) else None
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`. One without a chain is OpenVINO's alone."""
@@ -126,34 +128,44 @@ class OvChainedLoader(OvLoader):
         recalled = self.recall(sha256, exact=exact)
         if recalled is not None:
             return recalled
-        dtype = activations(self._precision)
-        parts = None if exact else cut(self._parsed(graph), dtype, eight_bits=self._precision != "f32")
-        if parts is None:
+        models, chains = self._cut_exact(graph) if exact else self._cut(graph)
+        if not chains:
             return super().load(graph, exact=exact)
-        chains = [pack(convolutions, self._precision) for convolutions in parts.chains]
-        about = (sha256, self._settings(exact=False), self._way_of(_CHAINS))
+        about = (sha256, self._settings(exact=exact), self._way_of(_CHAINS, exact=exact))
         self._cache.keep_arrays(_arrays_of(chains), *about)
         kept = self._cache.recalled_arrays(*about)
         if kept is not None:  # in the file's pages, not in memory of its own
             chains = _chains_of(kept)
-        models = [
-            self._made(model, sha256, self._way_of(f"{_MODEL} {number}"), exact=False)
-            for number, model in enumerate(parts.models)
+        made = [
+            self._made(model, sha256, self._way_of(f"{_MODEL} {number}", exact=exact), exact=exact)
+            for number, model in enumerate(models)
         ]
-        return self._engine(models, chains)
+        return self._engine(made, chains, exact=exact)
 
-    def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain]) -> OvChainedEngine:
-        return OvChainedEngine(
-            [OvEngine(model, sparing=self._sparing) for model in models],
-            [ConvChain(chain, self._precision, self._threads, self._memory) for chain in chains],
-        )
+    def _cut(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
+        """Models of an image graph, and what stands between them; no chain where there is none."""
+        parts = cut(self._parsed(graph), activations(self._precision), eight_bits=self._has_tiles)
+        return (parts.models, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
+
+    def _cut_exact(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
+        """The same of an exact graph, which are computed in integers where there are tiles."""
+        parts = cut_exact(self._parsed(graph)) if self._has_tiles else None
+        return ((parts.before, parts.behind), [pack_exact(parts.row)]) if parts else ((), [])
+
+    def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> OvChainedEngine:
+        found: list[ConvChain | ExactChain]
+        if exact:
+            found = [ExactChain(chain, self._threads, self._memory) for chain in chains]
+        else:
+            found = [ConvChain(chain, self._precision, self._threads, self._memory) for chain in chains]
+        return OvChainedEngine([OvEngine(model, sparing=self._sparing) for model in models], found)
 
     def _way(self, *, exact: bool) -> str:
-        """Other than OpenVINO's own way for image graphs: one that it compiled whole may have a chain."""
-        return super()._way(exact=exact) if exact else self._way_of("no chain")
+        """Other than OpenVINO's own way: a graph that it compiled whole may have a chain."""
+        return self._way_of("no chain", exact=exact)
 
-    def _way_of(self, part: str) -> str:
-        return f"{super()._way(exact=False)}, {part}"
+    def _way_of(self, part: str, *, exact: bool) -> str:
+        return f"{super()._way(exact=exact)}, {part}"
 
 
 def _arrays_of(chains: Sequence[PackedChain]) -> dict[str, NDArray[Any]]:
