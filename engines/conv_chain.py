@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines.kernel_memory import LINE, ActivationMemory, PackedChain, Placement, aligned
+from glc.engines.kernel_memory import ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
 from glc.errors import EngineFailed, EngineUnavailable
 
 try:
@@ -201,6 +201,7 @@ class ConvChain:
         self._channels, self._result = packed.channels, int(packed.results[0])
         self._values = packed.values
         self._layers = packed.layers.copy()
+        self._spans = spans(self._layers, ("source", "target", "residual"))
         for name in _ARRAYS:
             self._layers[name] += np.uintp(self._values.ctypes.data)
 
@@ -224,13 +225,12 @@ class ConvChain:
             given = np.ascontiguousarray(given, np.float32 if is_image else self._dtype)
         table, sums = self._table(shapes)
         table["data"][[0, last]] = given.ctypes.data, result.ctypes.data
-        between = {number: shape for number, shape in shapes.items() if number not in (0, last)}
         item = np.dtype(self._dtype).itemsize
-        sizes = [-(-item * int(np.prod(shape)) // LINE) * LINE for shape in between.values()]
-        memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
-        starts = itertools.accumulate(sizes, initial=memory.ctypes.data)
-        for number, start in zip(between, starts, strict=False):
-            table["data"][number] = start
+        sizes = {n: item * int(np.prod(shape)) for n, shape in shapes.items() if n not in (0, last)}
+        places, size = overlaid(sizes, self._spans)
+        memory = self._memory.take(size) if self._memory else aligned((size,), np.uint8)
+        for number, place in places.items():
+            table["data"][number] = memory.ctypes.data + place
         try:
             _conv_chain.run(self._layers, table, self._threads, self._kernel)
         except OverflowError as error:

@@ -8,13 +8,12 @@ gets the same results (docs/decisions/0017).
 from __future__ import annotations
 
 import enum
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines.kernel_memory import LINE, ActivationMemory, PackedChain, Placement, aligned
+from glc.engines.kernel_memory import ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
 from glc.errors import EngineUnavailable
 
 try:
@@ -98,17 +97,16 @@ class ExactRow:
 
 
 def pack(row: ExactRow) -> PackedChain:
-    """Order weights as tiles; let tensors take the places of those that nobody needs any more."""
-    places = _places(row)
+    """Order weights as tiles."""
     layers = np.zeros(len(row.layers), _LAYER)
-    channels = np.zeros(1 + max(places.values()), np.int32)
+    channels = np.zeros(1 + max(layer.target for layer in row.layers), np.int32)
     channels[0] = row.channels
     placement = Placement()
     for layer, exact in zip(layers, row.layers, strict=True):
-        layer["kind"], layer["source"], layer["target"] = exact.kind, places[exact.source], places[exact.target]
-        layer["gate"], layer["add"] = (-1 if each is None else places[each] for each in (exact.gate, exact.add))
+        layer["kind"], layer["source"], layer["target"] = exact.kind, exact.source, exact.target
+        layer["gate"], layer["add"] = (-1 if each is None else each for each in (exact.gate, exact.add))
         (layer["low"], layer["high"]), layer["slope"] = exact.limits, exact.slope
-        channels[places[exact.target]] = exact.channels
+        channels[exact.target] = exact.channels
         for name, values in (("scale", exact.scale), ("bias", exact.bias)):
             if values is not None:
                 layer[name] = placement.add(values.astype(np.float32))
@@ -118,8 +116,7 @@ def pack(row: ExactRow) -> PackedChain:
         if exact.weights is not None:
             is_point = exact.kind == Kind.POINT
             layer["weights"] = placement.add(_tiles(exact.weights) if is_point else _by_tap(exact.weights))
-    results = np.array([places[number] for number in row.results], np.int32)
-    return PackedChain(layers, channels, results, placement.content())
+    return PackedChain(layers, channels, np.array(row.results, np.int32), placement.content())
 
 
 class ExactChain:
@@ -144,6 +141,10 @@ class ExactChain:
         self._kernel = "plain" if plain else "amx"
         self._threads, self._memory, self._packed = threads, memory, packed
         self._layers = packed.layers.copy()
+        self._spans = spans(self._layers, ("source", "gate", "add", "target"))
+        self._spans.pop(-1, None)  # none
+        for number in packed.results.tolist():  # until they are copied
+            self._spans[number] = self._spans[number][0], len(self._layers)
         for name in _ARRAYS:
             self._layers[name] += np.uintp(packed.values.ctypes.data)
 
@@ -158,16 +159,17 @@ class ExactChain:
         """
         height, width, _ = given.shape
         channels = self._packed.channels
-        sizes = [-(-2 * height * width * int(count) // LINE) * LINE for count in channels]
-        memory = self._memory.take(sum(sizes)) if self._memory else aligned((sum(sizes),), np.uint8)
+        shapes = {number: (height, width, int(channels[number])) for number in self._spans}
+        places, size = overlaid({number: 2 * int(np.prod(shape)) for number, shape in shapes.items()}, self._spans)
+        memory = self._memory.take(size) if self._memory else aligned((size,), np.uint8)
         table = np.zeros(len(channels), _TENSOR)
         table["channels"] = channels
-        starts = np.cumsum([0, *sizes[:-1]])
-        table["data"] = memory.ctypes.data + starts
-        tensors = [
-            memory[start : start + 2 * height * width * count].view(np.int16).reshape(height, width, count)
-            for start, count in zip(starts.tolist(), channels.tolist(), strict=True)
-        ]
+        for number, place in places.items():
+            table["data"][number] = memory.ctypes.data + place
+        tensors = {
+            number: memory[place : place + 2 * int(np.prod(shapes[number]))].view(np.int16).reshape(shapes[number])
+            for number, place in places.items()
+        }
         tensors[0][:] = given
         _exact_chain.run(self._layers, table, height, width, self._threads, self._kernel)
         found = np.concatenate([tensors[number] for number in self._packed.results], axis=2, dtype=np.float32)
@@ -179,29 +181,6 @@ class ExactChain:
 def has_kernels() -> bool:
     """Whether this processor has a matrix unit for 8-bit integers."""
     return "amx" in _exact_chain.kernels()
-
-
-def _places(row: ExactRow) -> dict[int, int]:
-    """Tensor -> memory that it lies in; 0 for what is given."""
-    last: dict[int, int] = {}
-    for index, layer in enumerate(row.layers):
-        for number in (layer.source, layer.gate, layer.add):
-            if number is not None:
-                last[number] = index
-    last |= dict.fromkeys(row.results, len(row.layers))
-    places, made = {0: 0}, 1
-    free: dict[int, list[int]] = defaultdict(list)
-    sizes = {0: row.channels} | {layer.target: layer.channels for layer in row.layers}
-    for index, layer in enumerate(row.layers):
-        if free[layer.channels]:
-            places[layer.target] = free[layer.channels].pop()
-        else:
-            places[layer.target], made = made, made + 1
-        # What is read for the last time here is free behind, not at once: other pixels of it are still wanted.
-        for number in {layer.source, layer.gate, layer.add}:
-            if number is not None and number != 0 and last[number] == index:
-                free[sizes[number]].append(places[number])
-    return places
 
 
 def _by_tap(weights: NDArray[np.float32]) -> NDArray[np.float32]:

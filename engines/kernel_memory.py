@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LINE = 64
+_LINE = 64
 """Bytes of a cache line."""
 _MOST_SPARE = 4
 """Memory that waits is used for runs that take at least this part of it."""
@@ -38,7 +39,7 @@ class Placement:
 
     def add(self, values: NDArray[Any]) -> int:
         """Where an array will lie, in bytes."""
-        start, self._end = self._end, self._end + -(-values.nbytes // LINE) * LINE
+        start, self._end = self._end, self._end + _whole_lines(values.nbytes)
         self._parts.append((start, values))
         return start
 
@@ -48,6 +49,36 @@ class Placement:
         for start, part in self._parts:
             values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
         return values
+
+
+def overlaid(sizes: Mapping[int, int], spans: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], int]:
+    """Places for arrays in one piece of memory, where those that are never needed at once may lie over each other.
+
+    Args:
+        sizes: of each array, in bytes.
+        spans: the first and the last layer that needs it.
+
+    Returns:
+        Where each begins, with a cache line; and the size of all.
+    """
+    places: dict[int, int] = {}
+    for number in sorted(sizes, key=lambda number: -sizes[number]):
+        first, last = spans[number]
+        place = 0
+        for other in sorted(places, key=lambda other: places[other]):
+            if spans[other][0] <= last and first <= spans[other][1] and place + sizes[number] > places[other]:
+                place = max(place, _whole_lines(places[other] + sizes[other]))
+        places[number] = place
+    return places, max((places[number] + sizes[number] for number in sizes), default=0)
+
+
+def spans(layers: NDArray[np.void], fields: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """The first and the last layer that needs each tensor, from those fields that hold numbers of tensors."""
+    found: dict[int, tuple[int, int]] = {}
+    for index, layer in enumerate(layers):
+        for number in (int(layer[field]) for field in fields):
+            found[number] = found.get(number, (index, index))[0], index
+    return found
 
 
 class ActivationMemory:
@@ -76,6 +107,10 @@ class ActivationMemory:
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """New memory that begins with a cache line: else each pixel's columns would lie in two."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + LINE, np.uint8)
-    first = -memory.ctypes.data % LINE
+    memory = np.empty(size + _LINE, np.uint8)
+    first = -memory.ctypes.data % _LINE
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def _whole_lines(size: int) -> int:
+    return -(-size // _LINE) * _LINE

@@ -108,45 +108,30 @@ class _Row:
     def __init__(self, given: Any) -> None:
         self.given = self.result = given
         self.convolutions: list[Convolution] = []
-        self._number, self._level = 0, 0
-        self._made = 0
-        self._free: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._number = self._made = 0
 
     def single(self, found: _Found) -> None:
         """Go on by one convolution."""
-        level = self._level + {Kind.DOWN: 1, Kind.UP: -1}.get(found.kind, 0)
-        target = self._take(level, len(found.weights))
+        target = self._new()
         self.convolutions.append(_link(found, self._number, target))
-        self._leave(found.weights.shape[1])
-        self._number, self._level, self.result = target, level, found.result
+        self._number, self.result = target, found.result
 
     def block(self, first: _Found, second: _Found, shortcut: _Found | None, result: Any) -> None:
-        """Go on by a residual block."""
-        source, channels = self._number, len(second.weights)
-        between = self._take(self._level, len(first.weights))
+        """Go on by a residual block, in place where that may be: what is given is not written to."""
+        source, between = self._number, self._new()
         self.convolutions.append(_link(first, source, between))
         residual = target = source
         if shortcut is not None:
-            residual = target = self._take(self._level, channels)
+            residual = target = self._new()
             self.convolutions.append(_link(shortcut, source, target))
-        elif source == 0:  # what is given is not written to
-            target = self._take(self._level, channels)
+        elif source == 0:
+            target = self._new()
         self.convolutions.append(replace(_link(second, between, target), residual=residual))
-        self._free[self._level, len(first.weights)].append(between)
-        if target != source:
-            self._leave(first.weights.shape[1])
         self._number, self.result = target, result
 
-    def _take(self, level: int, channels: int) -> int:
-        free = self._free[level, channels]
-        if free:
-            return free.pop()
+    def _new(self) -> int:
         self._made += 1
         return self._made
-
-    def _leave(self, channels: int) -> None:
-        if self._number != 0:
-            self._free[self._level, channels].append(self._number)
 
 
 def _row(given: Any, by_source: dict[tuple[str, int], list[_Found]]) -> _Row:

@@ -25,7 +25,7 @@ from glc.errors import EngineUnavailable
 
 _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
-_MODEL, _CHAINS = "model", "packed convolutions"
+_MODEL, _CHAINS = "model", "packed layers"
 """Parts of a graph in the cache."""
 
 
