@@ -147,7 +147,7 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
         layer["kind"], layer["source"], layer["target"] = convolution.kind, convolution.source, convolution.target
         layer["residual"] = -1 if convolution.residual is None else convolution.residual
         layer["columns"] = columns
-        bias = convolution.bias
+        bias: NDArray[np.floating] = convolution.bias
         if convolution.eight_bits is not None:
             codes = _coded(convolution, convolution.eight_bits)
             layer["eight_bits"], layer["codes"], layer["zero"] = 1, 1 / codes.step, codes.zero

@@ -21,6 +21,7 @@ except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
 from glc.engines.ov_cache import Cache, Compiled
+from glc.engines.ov_eight_bits import has_eight_bits
 from glc.engines.ov_errors import last_line
 from glc.engines.ov_group_norm import merge_group_norms
 from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
@@ -222,9 +223,7 @@ class OvLoader(HostLoader):
             if self.exact_precision == "f16":
                 narrow_exact(source)
             return
-        if self._precision == "f16" and any(
-            node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops()
-        ):
+        if self._precision == "f16" and has_eight_bits(source):
             raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
         merge_upsampling(source)
         wide = merge_group_norms(source)

@@ -30,8 +30,8 @@ _MOST_FIRST = 3
 _LEAST_COLUMNS = 16
 _LEAST_SWISH = -0.27846455
 """Of x / (1 + e^-x)."""
-_LEAST_CONVOLUTIONS = 2
-"""Of a row that is worth its ends."""
+SHORT, LONG = 2, 8
+"""Convolutions of a row that is worth its ends, where they gain much or less beside those of OpenVINO."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,20 +56,23 @@ class _Found:
     eight_bits: EightBits | None
 
 
-def cut(model: openvino.Model, activations: type[np.floating], *, eight_bits: bool = False) -> CutGraph | None:
+def cut(
+    model: openvino.Model, activations: type[np.floating], least: int = SHORT, *, eight_bits: bool = False
+) -> CutGraph | None:
     """Cut rows of convolutions out.
 
     Args:
         model: as OpenVINO reads it, not rewritten; not to be used afterwards.
         activations: of the chains, float16 or float32.
+        least: convolutions of a row that is cut out.
         eight_bits: whether they multiply integers too, where a graph has them.
 
     Returns:
-        None where no two convolutions follow each other so.
+        None where so many convolutions never follow each other.
     """
     models, chains = [], []
     behind = model
-    while (row := _first_row(behind, eight_bits=eight_bits)) is not None:
+    while (row := _first_row(behind, least, eight_bits=eight_bits)) is not None:
         is_image = row.convolutions[0].kind == Kind.FIRST
         is_narrow = len(row.convolutions[-1].bias) < _LEAST_COLUMNS
         types = (np.float32 if is_end else activations for is_end in (is_image, is_narrow))
@@ -79,7 +82,7 @@ def cut(model: openvino.Model, activations: type[np.floating], *, eight_bits: bo
     return CutGraph((*models, behind), tuple(chains)) if chains else None
 
 
-def _first_row(model: openvino.Model, *, eight_bits: bool) -> _Row | None:
+def _first_row(model: openvino.Model, least: int, *, eight_bits: bool) -> _Row | None:
     by_source: dict[tuple[str, int], list[_Found]] = defaultdict(list)
     norms = {
         tensor_key(found.last.output(0)): found
@@ -93,7 +96,7 @@ def _first_row(model: openvino.Model, *, eight_bits: bool) -> _Row | None:
         if convolution is not None:
             by_source[tensor_key(convolution.source)].append(convolution)
     rows = (_row(convolutions[0].source, by_source) for convolutions in by_source.values())
-    return next((row for row in rows if len(row.convolutions) >= _LEAST_CONVOLUTIONS and _parts(model, row)), None)
+    return next((row for row in rows if len(row.convolutions) >= least and _parts(model, row)), None)
 
 
 def _parts(model: openvino.Model, row: _Row) -> bool:

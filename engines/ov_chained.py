@@ -17,15 +17,16 @@ from glc.engines.exact_chain import pack as pack_exact
 from glc.engines.kernel_memory import ActivationMemory, PackedChain
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
-from glc.engines.ov_chain import cut
+from glc.engines.ov_chain import LONG, SHORT, cut
 from glc.engines.ov_cut import GIVEN, TAKEN
+from glc.engines.ov_eight_bits import has_eight_bits
 from glc.engines.ov_exact_chain import cut_exact
 from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
 from glc.errors import EngineUnavailable
 
 _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
-_MODEL, _CHAINS = "model", "packed layers"
+_MODEL, _CHAINS = "model", "packed rows"
 """Parts of a graph in the cache."""
 
 
@@ -144,7 +145,10 @@ class OvChainedLoader(OvLoader):
 
     def _cut(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
         """Models of an image graph, and what stands between them; no chain where there is none."""
-        parts = cut(self._parsed(graph), activations(self._precision), eight_bits=self._has_tiles)
+        model = self._parsed(graph)
+        # With tiles OpenVINO is as fast, but for having no 8-bit convolutions beside float16.
+        is_short = not self._has_tiles or (self._precision == "f16" and has_eight_bits(model))
+        parts = cut(model, activations(self._precision), SHORT if is_short else LONG, eight_bits=self._has_tiles)
         return (parts.models, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
 
     def _cut_exact(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import openvino
 from numpy.typing import NDArray
 
 from glc.engines.ov_constants import constant_behind
@@ -35,6 +36,11 @@ def quantised_convolution(node: Any) -> QuantisedConvolution | None:
     """Operands of a Convolution; None where they are floats, or integers of another kind."""
     taken, weights = _taken(node.input_value(0)), _weights(node.input_value(1))
     return None if taken is None or weights is None else QuantisedConvolution(*taken, *weights)
+
+
+def has_eight_bits(model: openvino.Model) -> bool:
+    """Whether anything in a graph is turned into integers."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
 
 
 def _taken(value: Any) -> tuple[Any, float, float] | None:

@@ -220,7 +220,7 @@ def _is_whole(value: Any) -> bool:
     node = value.get_node()
     if node.get_type_name() in ("Add", "DepthToSpace"):
         return all(map(_is_whole, node.input_values()))
-    return node.get_type_name() == "Round"
+    return str(node.get_type_name()) == "Round"
 
 
 def _clamped(value: Any) -> tuple[Any, tuple[float, float]] | None:

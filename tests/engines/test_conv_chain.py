@@ -13,7 +13,6 @@ from torch import Tensor
 
 from glc.engines import _conv_chain, conv_chain
 from glc.engines.conv_chain import (
-    ActivationMemory,
     ConvChain,
     Convolution,
     EightBits,
@@ -22,6 +21,7 @@ from glc.engines.conv_chain import (
     pack,
     require_kernels,
 )
+from glc.engines.kernel_memory import ActivationMemory
 from glc.errors import EngineFailed, EngineUnavailable
 
 HERE = _conv_chain.kernels()
@@ -262,13 +262,3 @@ def test_a_precision_that_is_not_here_is_refused(
 def test_the_more_exact_precision_is_the_default(here: list[str], taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_conv_chain, "kernels", lambda: here)
     assert conv_chain.default_precision(("f16", "bf16")) == taken
-
-
-def test_chains_share_the_memory_of_activations() -> None:
-    memory = ActivationMemory()
-    first = memory.take(1000)
-    memory.leave(first)
-    assert memory.take(900) is first
-    assert memory.take(900) is not first, "it is lent to one run at a time"
-    memory.leave(first)
-    assert memory.take(10).size == 10, "what is far too large goes"
