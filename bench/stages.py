@@ -201,12 +201,17 @@ def stage_rows(
         turns: at least one, all with the same stages.
         costs: graph -> cost for the image.
         precisions: graph -> precision that it ran in.
-        ceilings: precision or `COPY` -> ceiling.
+        ceilings: precision or `COPY` -> ceiling; graphs in other precisions have no part of one.
     """
     whole = Spread(tuple(turn.total_ms for turn in turns))
     parts = [turn.parts() for turn in turns]
     spreads = {stage: Spread(tuple(part[stage] for part in parts)) for stage in parts[0]}
-    floors_ns = {name: cost.total.dense_flops / ceilings[precisions[name]].median for name, cost in costs.items()}
+    # An engine may compute exact graphs in a precision that it has no ceiling of: openvino-amx has none in f32.
+    floors_ns = {
+        name: cost.total.dense_flops / ceilings[precisions[name]].median
+        for name, cost in costs.items()
+        if precisions[name] in ceilings
+    }
     rows = []
     for stage, spread in {**spreads, TOTAL: whole}.items():
         ms = spread.median_ms
@@ -214,6 +219,7 @@ def stage_rows(
         graphs = [name for name in spreads if name in costs and stage in (name, TOTAL)]
         if graphs:
             totals = [costs[name].total for name in graphs]
+            known = [floors_ns[name] for name in graphs if name in floors_ns]
             traffic = sum(total.weight_bytes + total.fused_bytes for total in totals)
             row = dataclasses.replace(
                 row,
@@ -222,7 +228,7 @@ def stage_rows(
                 traffic_mb=1e-6 * traffic,
                 gflop_s=1e-6 * sum(total.dense_flops for total in totals) / ms,
                 gb_s=1e-6 * traffic / ms,
-                compute_fraction=1e-6 * sum(floors_ns[name] for name in graphs) / ms,
+                compute_fraction=1e-6 * sum(known) / ms if known else None,
                 copy_fraction=1e-6 * traffic / ms / ceilings[COPY].median,
             )
         rows.append(row)

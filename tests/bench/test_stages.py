@@ -114,6 +114,18 @@ def test_fractions_are_of_the_ceiling_of_the_same_precision() -> None:
     assert [row.share for row in rows] == pytest.approx([0.5, 0.25, 0.15, 0.1, 1])
 
 
+def test_a_precision_without_a_ceiling_has_no_part_of_one() -> None:
+    costs = {name: GraphCost({}, Cost(1, 10**9, 0, 0, 0, 0), 0, 4) for name in ("analysis", "hyper_prior")}
+    turn = Turn(20.0, (("analysis", 10.0), ("hyper_prior", 5.0)))
+    ceilings = {name: ceiling(name, rate) for name, rate in {"bf16": 400, COPY: 8}.items()}
+    rows = stage_rows("encode", [turn], costs, {"analysis": "bf16", "hyper_prior": "f32"}, ceilings)
+    analysis, prior, _, total = rows
+    assert prior.compute_fraction is None
+    assert prior.gflop_s == pytest.approx(200)
+    assert analysis.compute_fraction == pytest.approx(0.25)
+    assert total.compute_fraction == pytest.approx(2.5 / 20)
+
+
 def test_exact_graphs_are_compared_with_f32_where_bf16_is_asked(mini_bundle: Path) -> None:
     try:
         engine_loader("openvino", 1, "bf16")
