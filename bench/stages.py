@@ -343,4 +343,7 @@ def _remarks(report: StageReport) -> Iterator[str]:
     if apart > AGREEMENT:
         yield f"priors of both directions differ by up to {apart:.1%}, over {AGREEMENT:.0%}: the machine was noisy"
     if len({row.precision for row in report.rows if row.precision in PRECISIONS}) > 1:
-        yield "exact graphs run at a precision of their own, whatever the others do, and are compared with its ceiling"
+        yield (
+            "exact graphs run at a precision of their own, whatever the others do, and are compared with its ceiling "
+            "where the engine has one"
+        )

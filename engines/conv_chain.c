@@ -203,8 +203,8 @@ static inline float plain_product(const uint8_t *a, const uint8_t *tile, int col
 }
 
 static inline void plain_multiply(const Run *run, const uint8_t *const *taps, int count, int steps, int channels,
-                                  size_t ahead, size_t stride, const uint8_t *b, int rows, int columns, int32_t *products,
-                                  Pending *pending, Cursor *cursor, int is_swish, int number) {
+                                  size_t ahead, size_t stride, const uint8_t *b, int rows, int columns,
+                                  int32_t *products, Pending *pending, Cursor *cursor, int is_swish, int number) {
   while (pending->pixel < pending->pixels) plain_finish(pending, number);
   while (cursor->left) plain_normalise(run, cursor, channels, is_swish, number);
   for (int p = 0; p < rows * LANES; p++)
@@ -242,7 +242,9 @@ static inline void plain_multiply(const Run *run, const uint8_t *const *taps, in
 /* ---- with AMX ---- */
 
 #if HAS_X86
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,avx512fp16,amx-tile,amx-bf16,amx-int8")))
+#define TARGET                                                                                                 \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512fp16,fma,f16c,amx-tile,amx-bf16," \
+                        "amx-int8")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
 INLINE __m512 amx_swish(__m512 x) {
@@ -380,8 +382,8 @@ INLINE void amx_finish(Pending *w, const int number) {
 enum { VECTORS_BESIDE = 3 }; /* normalised for each step in depth; a row then ends before its tiles do */
 
 INLINE void amx_multiply(const Run *run, const uint8_t *const *taps, int count, int steps, int channels, size_t ahead,
-                         size_t stride, const uint8_t *b, int rows, int columns, int32_t *products, Pending *pending, Cursor *cursor,
-                         int is_swish, const int number) {
+                         size_t stride, const uint8_t *b, int rows, int columns, int32_t *products, Pending *pending,
+                         Cursor *cursor, int is_swish, const int number) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -495,7 +497,8 @@ static void add_up(Run *run, Ring *ring) {
       if (run->kernel == AVX2_F32) avx2_add_row((const float *)given->data + place, given->width, channels, sums);
       if (run->kernel >= AMX_F16) amx_add_row((const uint16_t *)given->data + place, given->width, channels, sums);
 #endif
-      if (run->kernel <= PLAIN_BF16) plain_add_row((const uint16_t *)given->data + place, given->width, channels, sums);
+      if (run->kernel <= PLAIN_BF16)
+        plain_add_row((const uint16_t *)given->data + place, given->width, channels, sums);
       for (int c = 0; c < channels; c++) {
         total[2 * c] += sums[c];
         total[2 * c + 1] += sums[channels + c];

@@ -134,7 +134,7 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
 
     Args:
         convolutions: in the order of computation; the target of the last one is the result.
-        precision: `f16`, `bf16` or `f32`, what is multiplied.
+        precision: `f16`, `bf16` or `f32`, what is multiplied but in layers of eight bits, which `f32` has none of.
     """
     layers = np.zeros(len(convolutions), _LAYER)
     channels = np.zeros(1 + max(convolution.target for convolution in convolutions), np.int32)

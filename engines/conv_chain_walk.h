@@ -92,11 +92,13 @@ TARGET static void WALK(Run *run, const Layer *layer, Ring *ring) {
               const int phase = i / pairs, column = i % pairs * COLUMNS, x = block * PIXELS;
               const int columns = layer->columns - column < COLUMNS ? LANES : COLUMNS;
               const int pixels = width - x < PIXELS ? width - x : PIXELS;
-              const uint8_t *b = (const uint8_t *)layer->weights + ((size_t)phase * layer->columns + column) * weight_bytes;
+              const uint8_t *b = layer->weights;
+              b += ((size_t)phase * layer->columns + column) * weight_bytes;
               int32_t *found = products[turn];
               turn = !turn;
               OP(multiply)(run, taps[phase], count, steps, depth, x * stride * pixel_bytes, stride * pixel_bytes, b,
-                           (pixels + LANES - 1) / LANES, columns / LANES, found, &pending, &cursor, layer->swish, NUMBER);
+                           (pixels + LANES - 1) / LANES, columns / LANES, found, &pending, &cursor, layer->swish,
+                           NUMBER);
               const size_t step = (size_t)into->channels * (doubles ? 2 : 1);
               const size_t row = doubles ? 2 * y + phase / 2 : y, at = doubles ? 2 * x + phase % 2 : x;
               const size_t place = (row * into->width + at) * into->channels + column;

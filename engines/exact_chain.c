@@ -1,10 +1,12 @@
 /* Networks of exact arithmetic (docs/exact-arithmetic.md) as rows of layers, on AMX with 8-bit integers.
  *
- *   integers of 11 bits --(1x1 or depthwise 3x3 convolution, or gate)--> float32, exact --(+ sum, slope, limit, round)--> integers
+ *   integers of 11 bits --(1x1 or depthwise 3x3 convolution, or gate)--> float32, exact
+ *                       --(+ sum, slope, limit, round)--> integers of 11 bits
  *
- * Matrix units multiply 8 bits. So an activation, and a weight, is 32 times its upper part plus its lower part, and a sum of
- * products is three sums of 32-bit integers: of upper parts, of both mixed products, of lower parts. None of it rounds.
- * exact_chain.py packs weights, plans tensors and checks; docs/decisions/0017-exact-chain.md says why and what it gains.
+ * Matrix units multiply 8 bits. So an activation, and a weight, is 32 times its upper part plus its lower part, and a
+ * sum of products is three sums of 32-bit integers: of upper parts, of both mixed products, of lower parts. None of it
+ * rounds. exact_chain.py packs weights, plans tensors and checks; docs/decisions/0017-integers-on-amx.md says why and
+ * what it gains.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -45,7 +47,7 @@ typedef struct {
   Team team;
 } Run;
 
-/* Where the upper part of a pixel's channel lies: in a tile for each 64 channels, behind which there is one of lower parts. */
+/* Where the upper part of a pixel's channel lies: in a tile for each 64 channels, with one of lower parts behind it. */
 static inline size_t part_at(int pixel, int channel) {
   return (size_t)channel / ROW_BYTES * 2 * TILE_BYTES + pixel * ROW_BYTES + channel % ROW_BYTES;
 }
@@ -80,7 +82,8 @@ static void plain_point(const Run *run, const Layer *layer, int first, int pixel
       int32_t total = 0;
       for (int k = 0; k < inputs; k++) {
         const int8_t *part = parts + part_at(p, k);
-        const int8_t *weight = weights + k / ROW_BYTES * 2 * TILE_BYTES + k % ROW_BYTES / 4 * ROW_BYTES + o % COLUMNS * 4 + k % 4;
+        const int8_t *weight = weights + k / ROW_BYTES * 2 * TILE_BYTES + k % ROW_BYTES / 4 * ROW_BYTES;
+        weight += o % COLUMNS * 4 + k % 4;
         total += (part[0] * (1 << BASE_BITS) + part[LOWER]) * (weight[0] * (1 << BASE_BITS) + weight[LOWER]);
       }
       const size_t place = (size_t)(first + p) * into->channels + o;
@@ -102,7 +105,8 @@ static void plain_depthwise(const Run *run, const Layer *layer, int y) {
         value += (float)from->data[((size_t)row * width + column) * channels + c] *
                  ((const float *)layer->weights)[t * channels + c];
       }
-      run->tensors[layer->target].data[((size_t)y * width + x) * channels + c] = limited(layer, sloped(value, layer->slope));
+      const size_t place = ((size_t)y * width + x) * channels + c;
+      run->tensors[layer->target].data[place] = limited(layer, sloped(value, layer->slope));
     }
 }
 
@@ -217,8 +221,9 @@ TARGET static void amx_gate(const Run *run, const Layer *layer, int first, int p
   for (int p = 0; p < pixels; p++)
     for (int c = 0; c < channels; c += COLUMNS, place += COLUMNS) {
       const __m512 gate = amx_sloped(amx_get(run->tensors[layer->gate].data + place), layer->slope);
-      const __m512 value = _mm512_mul_ps(amx_get(run->tensors[layer->source].data + place), gate);
-      amx_put(layer, _mm512_mul_ps(value, _mm512_loadu_ps(layer->factor + c)), run->tensors[layer->target].data + place);
+      const __m512 product = _mm512_mul_ps(amx_get(run->tensors[layer->source].data + place), gate);
+      const __m512 value = _mm512_mul_ps(product, _mm512_loadu_ps(layer->factor + c));
+      amx_put(layer, value, run->tensors[layer->target].data + place);
     }
 }
 #endif
@@ -241,7 +246,8 @@ static const Kernel CODE[KERNELS] = {
 
 static void compute(Run *run, const Layer *layer, Ring *ring) {
   const Kernel *code = &CODE[run->kernel];
-  const int all = run->height * run->width, chunks = layer->kind == DEPTHWISE ? run->height : (all + PIXELS - 1) / PIXELS;
+  const int all = run->height * run->width;
+  const int chunks = layer->kind == DEPTHWISE ? run->height : (all + PIXELS - 1) / PIXELS;
   const Tensor *from = run->tensors + layer->source;
   int8_t *parts = NULL;
   if (layer->kind == POINT) {

@@ -1,4 +1,4 @@
-/* Threads that compute layers in turn: all of one layer, in chunks that each takes as it comes, then all of the next. */
+/* Threads that compute layers in turn: one layer, in chunks that each takes as it comes, then the next. */
 
 #pragma once
 
@@ -29,7 +29,7 @@ static void meet(Team *team, void (*prepare)(void *, int), void *what, int numbe
   pthread_mutex_unlock(&team->mutex);
 }
 
-/* Run `member` in so many threads, of which the caller is one; in fewer where there are no more, which then do it all. */
+/* Run `member` in so many threads, the caller's among them; in fewer where there are no more, which then do it all. */
 static void run_team(Team *team, int threads, void *(*member)(void *), void *what) {
   pthread_t others[MOST_THREADS];
   if (threads > MOST_THREADS) threads = MOST_THREADS;
