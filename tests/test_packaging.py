@@ -52,7 +52,7 @@ def test_the_wheel_holds_every_module_and_the_commands(tmp_path: Path) -> None:
     expected = {f"glc/{folder}/{path.name}" for folder in packages for path in (ROOT / folder).glob("*.py")}
     expected |= {f"glc/{path.name}" for path in (ROOT / "src/glc").iterdir() if path.is_file()}
     expected |= {f"glc/{f}/{p.name}" for f in ("default_model", "photos") for p in (ROOT / "src/glc" / f).iterdir()}
-    compiled = {"glc/engines/_conv_chain", "glc/runtime/_range_coder"}
+    compiled = {"glc/engines/_conv_chain", "glc/engines/_exact_chain", "glc/runtime/_range_coder"}
     expected |= {f"{module}{suffix}" for module in compiled for suffix in (".abi3.so", ".pyi")} | {
         "glc/service/page.html"
     }
