@@ -202,12 +202,9 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any], *, eight_bits: bo
 
 
 def _integers(quantised: QuantisedConvolution, norm: GroupNorm | None) -> EightBits:
-    least = quantised.least
-    if (
-        norm is not None and norm.swish
-    ):  # codes of what never comes would be lost: half of them, where they are symmetric
-        least = max(least, _LEAST_SWISH)
-    return EightBits(least, quantised.largest, quantised.weight_steps)
+    # Codes of what never comes would be lost: half of them, where they are symmetric.
+    bound = _LEAST_SWISH if norm is not None and norm.swish else -np.inf
+    return EightBits(max(quantised.least, bound), quantised.largest, quantised.weight_steps)
 
 
 def _kind(node: Any, weights: NDArray[Any]) -> tuple[Kind | None, Any]:

@@ -1,4 +1,4 @@
-"""OpenVINO with our own kernels: convolutions of image graphs as one chain on AMX or AVX2, the rest as in `ov`."""
+"""OpenVINO with our own kernels: chains of convolutions on AMX or AVX2, exact networks on AMX, the rest as in `ov`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
 _MODEL, _CHAINS = "model", "packed rows"
 """Parts of a graph in the cache."""
+_LONG, _SHORT, _EXACT = "long", "short", "exact"
+"""Kinds of chains, by the memory that they take."""
 
 
 class OvChainedEngine:
@@ -96,7 +98,8 @@ class OvChainedLoader(OvLoader):
         super().__init__(threads, precision)
         self.name = name
         self._has_tiles = name == "openvino-amx"
-        self._memory: ActivationMemory | None = ActivationMemory()
+        # Apart, since what is far too large for a run is not kept for the next one.
+        self._memories: dict[str, ActivationMemory] = {kind: ActivationMemory() for kind in (_LONG, _SHORT, _EXACT)}
 
     @property
     def fingerprint(self) -> str:
@@ -106,7 +109,7 @@ class OvChainedLoader(OvLoader):
     def sparing(self) -> OvChainedLoader:
         """A loader like this one; see `HostLoader.sparing`."""
         loader = copy.copy(self)
-        loader._sparing, loader._memory = True, None
+        loader._sparing, loader._memories = True, {}
         return loader
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
@@ -159,9 +162,13 @@ class OvChainedLoader(OvLoader):
     def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> OvChainedEngine:
         found: list[ConvChain | ExactChain]
         if exact:
-            found = [ExactChain(chain, self._threads, self._memory) for chain in chains]
+            found = [ExactChain(chain, self._threads, self._memories.get(_EXACT)) for chain in chains]
         else:
-            found = [ConvChain(chain, self._precision, self._threads, self._memory) for chain in chains]
+            kinds = (_LONG if len(chain.layers) >= LONG else _SHORT for chain in chains)
+            found = [
+                ConvChain(chain, self._precision, self._threads, self._memories.get(kind))
+                for chain, kind in zip(chains, kinds, strict=True)
+            ]
         return OvChainedEngine([OvEngine(model, sparing=self._sparing) for model in models], found)
 
     def _way(self, *, exact: bool) -> str:
