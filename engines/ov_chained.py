@@ -155,8 +155,8 @@ class OvChainedLoader(OvLoader):
         return (parts.models, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
 
     def _cut_exact(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
-        """The same of an exact graph, which are computed in integers where there are tiles."""
-        parts = cut_exact(self._parsed(graph)) if self._has_tiles else None
+        """The same of an exact graph: as integers where there are tiles, and no float16, which OpenVINO has fast."""
+        parts = cut_exact(self._parsed(graph)) if self._has_tiles and self.exact_precision == "f32" else None
         return ((parts.before, parts.behind), [pack_exact(parts.row)]) if parts else ((), [])
 
     def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> OvChainedEngine:

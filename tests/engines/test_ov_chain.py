@@ -25,6 +25,7 @@ from glc.engines.ov_chain import cut
 from glc.engines.ov_chained import OvChainedEngine, OvChainedLoader
 from glc.errors import EngineUnavailable
 from glc.runtime.bundle import Bundle
+from glc.runtime.default_model import default_bundle
 
 RANDOM = np.random.default_rng(0)
 
@@ -137,6 +138,17 @@ def test_exact_graphs_are_openvinos_on_avx2(mini_bundle: Path) -> None:
     require_avx2()
     prior = engine_loader("openvino-avx2", 2).load(Bundle.open(mini_bundle).graph("spatial_prior_1")[1], exact=True)
     assert not isinstance(prior, OvChainedEngine)
+
+
+@pytest.mark.parametrize(("precision", "in_rows"), [("f32", True), ("f16", False)])
+def test_exact_graphs_are_rows_of_integers_where_openvino_has_no_float16_for_them(
+    precision: str, in_rows: bool, loader: OvChainedLoader
+) -> None:
+    loader.exact_precision = precision
+    content = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+    assert isinstance(loader.load(content, exact=True), OvChainedEngine) == in_rows
+    recalled = loader.recall(hashlib.sha256(content).hexdigest(), exact=True)
+    assert isinstance(recalled, OvChainedEngine) == in_rows
 
 
 def test_a_second_process_needs_no_graph(
