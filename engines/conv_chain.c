@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "amx.h"
+#include "kernel_names.h"
 #include "team.h"
 
 /* Kinds of convolutions; conv_chain.py has the same numbers. */
@@ -569,34 +570,25 @@ static int is_here(int kernel) {
 
 static PyObject *kernels(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
-  PyObject *names = PyList_New(0);
-  for (int kernel = 0; names && kernel < KERNELS; kernel++) {
-    if (!is_here(kernel)) continue;
-    PyObject *name = PyUnicode_FromString(KERNEL_NAMES[kernel]);
-    if (!name || PyList_Append(names, name)) Py_CLEAR(names);
-    Py_XDECREF(name);
-  }
-  return names;
+  return names_here(KERNEL_NAMES, KERNELS, is_here);
 }
 
 static PyObject *run(PyObject *module, PyObject *arguments) {
   (void)module;
   Py_buffer layers, tensors;
-  int threads, kernel;
+  int threads;
   const char *name;
   if (!PyArg_ParseTuple(arguments, "y*w*is", &layers, &tensors, &threads, &name)) return NULL;
-  for (kernel = 0; kernel < KERNELS && strcmp(name, KERNEL_NAMES[kernel]); kernel++) continue;
-  int status = DONE;
-  if (kernel == KERNELS || !is_here(kernel) || threads < 1 || layers.len < (Py_ssize_t)sizeof(Layer)) {
-    PyErr_Format(PyExc_ValueError, "cannot run %s with %d threads here", name, threads);
-  } else {
-    Run all = {.layers = layers.buf, .tensors = tensors.buf, .kernel = kernel};
-    all.count = (int32_t)(layers.len / (Py_ssize_t)sizeof(Layer));
+  const Py_ssize_t count = layers.len / (Py_ssize_t)sizeof(Layer);
+  const int kernel = kernel_named(name, threads, count, KERNEL_NAMES, KERNELS, is_here);
+  if (kernel >= 0) {
+    Run all = {.layers = layers.buf, .tensors = tensors.buf, .kernel = kernel, .count = (int32_t)count};
+    int status;
     Py_BEGIN_ALLOW_THREADS;
     status = run_layers(&all, threads);
     Py_END_ALLOW_THREADS;
-    if (status == OUT_OF_RANGE)
-      PyErr_Format(PyExc_OverflowError, "an activation left the range of %s", kernel == AVX2_F32 ? "float32" : "float16");
+    const char *type = kernel == AVX2_F32 ? "float32" : "float16";
+    if (status == OUT_OF_RANGE) PyErr_Format(PyExc_OverflowError, "an activation left the range of %s", type);
     if (status == OUT_OF_MEMORY) PyErr_NoMemory();
   }
   PyBuffer_Release(&layers);

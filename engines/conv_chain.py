@@ -17,16 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines.kernel_memory import ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
+from glc.engines.kernel_memory import NOT_COMPILED, ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
 from glc.errors import EngineFailed, EngineUnavailable
 
 try:
     from glc.engines import _conv_chain
 except ImportError as error:
-    raise EngineUnavailable(
-        "the kernels of this package for AMX and AVX2 were not compiled; install its wheel, or a C compiler (gcc 12, "
-        "clang 15) and then the package again"
-    ) from error
+    raise EngineUnavailable(NOT_COMPILED) from error
 
 _KERNELS = {"f16": "amx f16", "bf16": "amx bf16", "f32": "avx2 f32"}
 """Of each precision."""

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines.kernel_memory import ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
+from glc.engines.kernel_memory import NOT_COMPILED, ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
 from glc.errors import EngineUnavailable
 
 try:
     from glc.engines import _exact_chain
 except ImportError as error:
-    raise EngineUnavailable(
-        "the kernels of this package for AMX were not compiled; install its wheel, or a C compiler (gcc 12, clang 15) "
-        "and then the package again"
-    ) from error
+    raise EngineUnavailable(NOT_COMPILED) from error
 
 COLUMNS = 16
 """Channels of every tensor are a multiple of it."""

@@ -17,7 +17,7 @@ import openvino
 from numpy.typing import NDArray
 
 from glc.engines.conv_chain import Convolution, EightBits, GroupNorm, Kind
-from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_constants import constant_behind, with_constant
 from glc.engines.ov_cut import TAKEN, needed, split, tensor_key
 from glc.engines.ov_eight_bits import QuantisedConvolution, quantised_convolution
 from glc.engines.ov_group_norm import found_group_norm
@@ -101,7 +101,7 @@ def _first_row(model: openvino.Model, least: int, *, eight_bits: bool) -> _Row |
 
 def _parts(model: openvino.Model, row: _Row) -> bool:
     """Whether all that a chain before gave goes through a row: a model takes from one chain alone."""
-    around = needed(model.get_parameters(), model.get_results(), but=[row.result.get_node()])
+    around = needed(model.get_parameters(), model.get_results(), but=row.result.get_node())
     return not any(TAKEN in parameter.output(0).get_names() for parameter in around)
 
 
@@ -181,12 +181,12 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any], *, eight_bits: bo
     quantised = quantised_convolution(node) if eight_bits else None
     weights = constant_behind(node.input_value(1)) if quantised is None else quantised.weights
     ends = readers(node.output(0))
-    if weights is None or len(ends) != 1 or ends[0].get_node().get_type_name() != "Add":
+    if weights is None or len(ends) != 1:
         return None
-    added = ends[0].get_node()
-    biases = [found for found in map(constant_behind, added.input_values()) if found is not None]
+    added = ends[0].get_node().output(0)
+    biased = with_constant(added, "Add")
     outputs, inputs = weights.shape[:2]
-    if len(biases) != 1 or biases[0].size != outputs or (outputs % _LEAST_COLUMNS and outputs >= _LEAST_COLUMNS):
+    if biased is None or biased[1].size != outputs or (outputs % _LEAST_COLUMNS and outputs >= _LEAST_COLUMNS):
         return None
     kind, source = _kind(node, weights)
     if kind is None or (inputs % _MULTIPLE and kind != Kind.FIRST):
@@ -197,8 +197,8 @@ def _convolution(node: Any, norms: dict[tuple[str, int], Any], *, eight_bits: bo
         source = quantised.source
     source, norm = (source, None) if kind in (Kind.UP, Kind.DOWN) else _normalised(source, norms)
     bits = None if quantised is None else _integers(quantised, norm)
-    bias = biases[0].astype(np.float32).ravel()
-    return _Found(kind, source, added.output(0), weights.astype(np.float32), bias, norm, bits)
+    bias = biased[1].astype(np.float32).ravel()
+    return _Found(kind, source, added, weights.astype(np.float32), bias, norm, bits)
 
 
 def _integers(quantised: QuantisedConvolution, norm: GroupNorm | None) -> EightBits:

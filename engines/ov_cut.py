@@ -48,9 +48,9 @@ def split(
     return before, openvino.Model(ends, needed([*parameters, taken], ends), "behind")
 
 
-def needed(parameters: list[Any], ends: Sequence[Any], but: Sequence[Any] = ()) -> list[Any]:
-    """Those inputs of a graph that results depend on; not by way of some operations."""
-    seen = {node.get_friendly_name() for node in but}
+def needed(parameters: list[Any], ends: Sequence[Any], but: Any = None) -> list[Any]:
+    """Those inputs of a graph that results depend on; not by way of one operation."""
+    seen: set[str] = set() if but is None else {but.get_friendly_name()}
     waiting = list(ends)
     while waiting:
         node = waiting.pop()

@@ -9,7 +9,7 @@ chain takes is one tensor; what it gives are those that others read, side by sid
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import openvino
 from numpy.typing import NDArray
 
 from glc.engines.exact_chain import COLUMNS, LARGEST_ACTIVATION, LARGEST_WEIGHT, ExactLayer, ExactRow, Kind
-from glc.engines.ov_constants import constant_behind
+from glc.engines.ov_constants import constant_behind, with_constant
 from glc.engines.ov_cut import split, tensor_key
 from glc.engines.ov_readers import readers
 
@@ -36,19 +36,13 @@ class CutExactGraph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """A layer whose tensors are outputs of nodes."""
+    """A layer, whose tensors are outputs of nodes and have no numbers yet."""
 
-    kind: Kind
+    layer: ExactLayer
     source: Any
     result: Any
-    limits: tuple[float, float]
-    slope: float = 1.0
-    weights: NDArray[np.float32] | None = None
-    scale: NDArray[np.float32] | None = None
-    bias: NDArray[np.float32] | None = None
     add: Any = None
     gate: Any = None
-    factor: NDArray[np.float32] | None = None
 
     @property
     def sources(self) -> list[Any]:
@@ -94,21 +88,14 @@ def _numbered(layers: list[_Found]) -> tuple[ExactRow, list[Any]]:
         return None if tensor is None else numbers[tensor_key(tensor)]
 
     row = [
-        ExactLayer(
-            layer.kind,
-            numbers[tensor_key(layer.source)],
-            numbers[tensor_key(layer.result)],
-            _channels(layer.result),
-            layer.limits,
-            layer.slope,
-            layer.weights,
-            layer.scale,
-            layer.bias,
-            number(layer.add),
-            layer.factor,
-            number(layer.gate),
+        replace(
+            found.layer,
+            source=numbers[tensor_key(found.source)],
+            target=numbers[tensor_key(found.result)],
+            add=number(found.add),
+            gate=number(found.gate),
         )
-        for layer in layers
+        for found in layers
     ]
     taken = Counter(tensor_key(source) for layer in layers for source in layer.sources)
     results = [layer.result for layer in layers if len(readers(layer.result)) > taken[tensor_key(layer.result)]]
@@ -130,7 +117,7 @@ def _layer(rounding: Any) -> _Found | None:
 
 def _gate(value: Any, result: Any, limits: tuple[float, float]) -> _Found | None:
     """The product of a tensor, a sloped one and a factor."""
-    scaled = _with_constant(value, "Multiply")
+    scaled = with_constant(value, "Multiply")
     if scaled is None or scaled[0].get_node().get_type_name() != "Multiply" or not _is_alone(scaled[0]):
         return None
     product, factor = scaled[0].get_node(), scaled[1]
@@ -138,7 +125,8 @@ def _gate(value: Any, result: Any, limits: tuple[float, float]) -> _Found | None
         sloped = _sloped(v)
         if sloped[1] != 1 and _channels(u) == _channels(sloped[0]) == _channels(result):
             factor = np.broadcast_to(factor.ravel(), _channels(result)).astype(np.float32)
-            return _Found(Kind.GATE, u, result, limits, sloped[1], gate=sloped[0], factor=factor)
+            layer = ExactLayer(Kind.GATE, 0, 0, _channels(result), limits, sloped[1], factor=factor)
+            return _Found(layer, u, result, gate=sloped[0])
     return None
 
 
@@ -147,20 +135,20 @@ def _sum(value: Any, result: Any, limits: tuple[float, float]) -> _Found | None:
     value, slope = _sloped(value)
     channels = _channels(result)
     node, add, factor = value.get_node(), None, None
-    biased = _with_constant(value, "Add")
+    biased = with_constant(value, "Add")
     if biased is None and node.get_type_name() == "Add":
         for convolved, other in (node.input_values(), reversed(node.input_values())):
-            found = _with_constant(convolved, "Add")
+            found = with_constant(convolved, "Add")
             if found is not None and _is_alone(convolved):
                 biased, add = found, other
-        scaled = None if add is None else _with_constant(add, "Multiply")
+        scaled = None if add is None else with_constant(add, "Multiply")
         if scaled is not None and _is_alone(add):
             add, factor = scaled[0], np.broadcast_to(scaled[1].ravel(), channels).astype(np.float32)
     if biased is None or not _is_alone(biased[0]) or (add is not None and _channels(add) != channels):
         return None
     convolution, bias = biased[0].get_node(), biased[1].ravel().astype(np.float32)
     weights = constant_behind(convolution.input_value(1)) if len(convolution.input_values()) > 1 else None
-    kind = _kind(convolution)
+    kind = None if weights is None else _kind(convolution, weights)
     if kind is None or weights is None or len(bias) != channels:
         return None
     source = convolution.input_value(0)
@@ -173,21 +161,20 @@ def _sum(value: Any, result: Any, limits: tuple[float, float]) -> _Found | None:
         if whole is None:
             return None
         values, scale = whole
-    return _Found(kind, source, result, limits, slope, values, scale, bias, add, None, factor)
+    layer = ExactLayer(kind, 0, 0, channels, limits, slope, values, scale, bias, factor=factor)
+    return _Found(layer, source, result, add)
 
 
-def _kind(convolution: Any) -> Kind | None:
+def _kind(convolution: Any, weights: NDArray[Any]) -> Kind | None:
     name = convolution.get_type_name()
     if name not in ("Convolution", "GroupConvolution"):
         return None
-    about, shape = convolution.get_attributes(), list(convolution.input_value(1).get_partial_shape())
-    sizes = [-1 if size.is_dynamic else size.get_length() for size in shape]
+    about = convolution.get_attributes()
     form = (about["strides"], about["dilations"], about["auto_pad"], about["pads_begin"], about["pads_end"])
-    if name == "Convolution" and form == ([1, 1], [1, 1], "explicit", [0, 0], [0, 0]):
-        return Kind.POINT if sizes[2:] == [1, 1] else None
+    if name == "Convolution" and form == ([1, 1], [1, 1], "explicit", [0, 0], [0, 0]) and weights.shape[2:] == (1, 1):
+        return Kind.POINT
     if name == "GroupConvolution" and form == ([1, 1], [1, 1], "explicit", [1, 1], [1, 1]):
-        weights = constant_behind(convolution.input_value(1))
-        return Kind.DEPTHWISE if weights is not None and weights.shape[1:] == (1, 3, 3) else None
+        return Kind.DEPTHWISE if weights.shape[1:] == (1, 3, 3) else None
     return None
 
 
@@ -225,23 +212,11 @@ def _is_whole(value: Any) -> bool:
 
 def _clamped(value: Any) -> tuple[Any, tuple[float, float]] | None:
     """A tensor and its limits, from min(high, max(low, tensor))."""
-    above = _with_constant(value, "Minimum")
-    below = None if above is None or not _is_alone(above[0]) else _with_constant(above[0], "Maximum")
+    above = with_constant(value, "Minimum")
+    below = None if above is None or not _is_alone(above[0]) else with_constant(above[0], "Maximum")
     if above is None or below is None or above[1].size != 1 or below[1].size != 1:
         return None
     return below[0], (float(below[1].item()), float(above[1].item()))
-
-
-def _with_constant(value: Any, name: str) -> tuple[Any, NDArray[Any]] | None:
-    """The other operand of an operation with a constant, and that."""
-    node = value.get_node()
-    if node.get_type_name() != name:
-        return None
-    for this, other in (node.input_values(), reversed(node.input_values())):
-        constant = constant_behind(other)
-        if constant is not None and constant_behind(this) is None:
-            return this, constant
-    return None
 
 
 def _sloped(value: Any) -> tuple[Any, float]:

@@ -15,12 +15,12 @@ typedef struct {
   atomic_uint generation;
 } Team;
 
-/* Wait for all. Whoever comes last calls `prepare`, if there is one, before any goes on. */
+/* Wait for all. Whoever comes last calls `prepare` before any goes on. */
 static void meet(Team *team, void (*prepare)(void *, int), void *what, int number) {
   const unsigned generation = atomic_load(&team->generation);
   pthread_mutex_lock(&team->mutex);
   if (++team->arrived == team->members) {
-    if (prepare) prepare(what, number);
+    prepare(what, number);
     team->arrived = 0;
     atomic_fetch_add(&team->generation, 1);
     pthread_cond_broadcast(&team->passed);
