@@ -130,8 +130,17 @@ class _TappedEngine:
         self._engine.close()
 
 
-def measure_cuts(bundle: Bundle, images: Sequence[Path], streams: int, seed: int = 0) -> CutReport:
+def measure_cuts(
+    bundle: Bundle, images: Sequence[Path], streams: int, seed: int = 0, *, progressive: bool = False
+) -> CutReport:
     """Encode crops of images, each at one quality in turn, and decode every cut of them with one thread.
+
+    Args:
+        bundle: with which.
+        images: that crops are drawn from.
+        streams: how many.
+        seed: of the crops.
+        progressive: streams with refinements.
 
     Raises:
         GlcError: a bundle or an image cannot be used.
@@ -146,7 +155,7 @@ def measure_cuts(bundle: Bundle, images: Sequence[Path], streams: int, seed: int
             height, width = (min(int(random.choice(_SIDES)), side) for side in pixels.shape[:2])
             top, left = random.integers(pixels.shape[0] - height + 1), random.integers(pixels.shape[1] - width + 1)
             crop = pixels[top : top + height, left : left + width]
-            row, shown = _cut_everywhere(codec, tap, crop, number % codec.qualities, path.name)
+            row, shown = _cut_everywhere(codec, tap, crop, number % codec.qualities, path.name, progressive=progressive)
             rows.append(row)
             curves.append(shown)
     curve = [_mean(percent, column) for percent, column in zip(_PERCENTS, zip(*curves, strict=True), strict=True)]
@@ -154,10 +163,10 @@ def measure_cuts(bundle: Bundle, images: Sequence[Path], streams: int, seed: int
 
 
 def _cut_everywhere(
-    codec: Codec, tap: _LatentTap, crop: NDArray[np.uint8], quality: int, image: str
+    codec: Codec, tap: _LatentTap, crop: NDArray[np.uint8], quality: int, image: str, *, progressive: bool
 ) -> tuple[CutRow, list[_Shown | None]]:
     """One stream, and what it shows at each of `_PERCENTS`."""
-    data = codec.encode(crop, quality)
+    data = codec.encode(crop, quality, progressive=progressive)
     whole = codec.decode_latent(data)
     codec.preview(data)
     preview_error = _squared_error(tap.latent[0], whole) or 1.0

@@ -118,13 +118,14 @@ def cut(
     images: Annotated[list[Path], typer.Argument(help="Photographs that crops are cut from.")],
     bundle: BundleOption,
     streams: Annotated[int, typer.Option("--streams", min=1, help="Streams, each at one quality in turn.")] = 20,
+    progressive: Annotated[bool, typer.Option("--progressive", help="Streams that never show less.")] = False,
     markdown: MarkdownOption = False,
     latex: LatexOption = False,
     as_csv: CsvOption = False,
 ) -> None:
     """Cut streams at every byte: what is refused, what is shown, and whether more bytes ever show less."""
     style = chosen_style(markdown=markdown, latex=latex, as_csv=as_csv)
-    report = measure_cuts(Bundle.open(bundle), images, streams)
+    report = measure_cuts(Bundle.open(bundle), images, streams, progressive=progressive)
     show("cut", _cut_tables(report), report.rows, style, None, total=report.total, curve=report.curve)
 
 

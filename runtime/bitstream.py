@@ -3,14 +3,14 @@
     file form   signature 2 | version, arithmetic 1 | quality | width - 1 | height - 1 | identity 4 | CRC-16 2 | payload
     bare form                                         quality | width - 1 | height - 1 |                       | payload
 
-Quality, width and height are LEB128 varints.
+Quality, width and height are LEB128 varints. Version 2 has refinements behind them: a varint and a mask of 2 bytes.
 """
 
 from __future__ import annotations
 
 import binascii
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from glc.errors import BitstreamTooNew, CorruptBitstream, NotABitstream, TruncatedBitstream
@@ -18,8 +18,8 @@ from glc.errors import BitstreamTooNew, CorruptBitstream, NotABitstream, Truncat
 SIGNATURE = b"\x9eG"
 """First two bytes of a file; no text starts with the first."""
 
-VERSION = 1
-"""Version of the format, 1 to 15."""
+VERSION = 2
+"""Latest version of the format, 1 to 15. Streams without refinements are still of version 1."""
 
 QUALITY_STEPS = 21
 """Steps of quality between two rows of q_enc; the authors' 64 qualities over four rows are all among them."""
@@ -29,7 +29,12 @@ IDENTITY_BYTES = 4
 MAX_SIDE = 1 << 24
 """Longest width or height that the format can state, in pixels."""
 
+MAX_REFINEMENTS = 16
+"""Refinements that a header can state."""
+
 _MAX_QUALITY_UNITS = 1 << 14
+_MAX_STEP_BYTES = 1 << 28
+_MASK_BYTES = MAX_REFINEMENTS // 8
 
 Form = Literal["file", "bare"]
 """`file`: with signature, identity and checksum. `bare`: without, for use inside another container."""
@@ -50,6 +55,21 @@ class Arithmetic(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Refinements:
+    """Where a cut stream may show more: an encoder that has the image knows after which bytes it is better."""
+
+    step_bytes: int
+    """Bytes of payload from one place to the next."""
+    mask: int
+    """Bit k - 1 is set where the first k * step_bytes bytes of payload show more than all places before."""
+
+    def reached(self, payload_bytes: int) -> int:
+        """The last place, in bytes of payload, that so many bytes reach; 0 where they reach none."""
+        places = min(payload_bytes // self.step_bytes, MAX_REFINEMENTS)
+        return (self.mask & ((1 << places) - 1)).bit_length() * self.step_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a decoder must know before it reads the payload."""
 
@@ -59,6 +79,8 @@ class Header:
     """Width of the image in pixels."""
     height: int
     """Height of the image in pixels."""
+    refinements: Refinements | None = None
+    """None where a cut stream shows every symbol as soon as it is certain."""
 
     @property
     def quality(self) -> float:
@@ -108,20 +130,24 @@ def write_stream(header: Header, payload: bytes, arithmetic: Arithmetic, identit
     """Put a payload into its container.
 
     Raises:
-        ValueError: a side is not in 1..2^24, or quality, identity or form is none.
+        ValueError: a side is not in 1..2^24, or quality, refinements, identity or form is none, or the bare form is to
+            have refinements.
     """
     if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
         raise ValueError(f"width and height must lie in 1..{MAX_SIDE}; got {header.width}x{header.height}")
     if not 0 <= header.quality_units < _MAX_QUALITY_UNITS:
         raise ValueError(f"quality units must lie in 0..{_MAX_QUALITY_UNITS - 1}; got {header.quality_units}")
     fields = b"".join(map(_varint, (header.quality_units, header.width - 1, header.height - 1)))
+    version, more = _refinement_fields(header.refinements)
     if form == "bare":
+        if more:
+            raise ValueError("the bare form has no refinements: take form 'file'")
         return fields + payload
     if form != "file":
         raise ValueError(f"form must be 'file' or 'bare'; got {form!r}")
     if len(identity) != IDENTITY_BYTES:
         raise ValueError(f"identity must have {IDENTITY_BYTES} bytes; got {len(identity)}")
-    start = SIGNATURE + bytes((VERSION << 4 | arithmetic,)) + fields + identity
+    start = SIGNATURE + bytes((version << 4 | arithmetic,)) + fields + more + identity
     return start + _checksum(start, payload) + payload
 
 
@@ -140,7 +166,7 @@ def read_stream(data: bytes, form: Form = "file") -> tuple[StreamInfo, bytes]:
     """
     if form == "bare":
         header, start = _read_fields(data, 0)
-        return StreamInfo("bare", VERSION, Arithmetic.EXACT, header, b"", start, len(data) - start, True), data[start:]
+        return StreamInfo("bare", 1, Arithmetic.EXACT, header, b"", start, len(data) - start, True), data[start:]
     if form != "file":
         raise ValueError(f"form must be 'file' or 'bare'; got {form!r}")
     if not data:
@@ -155,6 +181,8 @@ def read_stream(data: bytes, form: Form = "file") -> tuple[StreamInfo, bytes]:
     if version < 1 or code not in list(Arithmetic):
         raise CorruptBitstream(f"no version {version} with arithmetic {code} is defined")
     header, end = _read_fields(data, 3)
+    if version > 1:
+        header, end = _read_refinements(data, end, header)
     start = end + IDENTITY_BYTES + 2
     if len(data) < start:
         raise _cut(data)
@@ -223,6 +251,28 @@ def _read_fields(data: bytes, position: int) -> tuple[Header, int]:
     if units >= _MAX_QUALITY_UNITS or width >= MAX_SIDE or height >= MAX_SIDE:
         raise CorruptBitstream(f"impossible header: quality {units}/{QUALITY_STEPS}, {width + 1}x{height + 1} pixels")
     return Header(units, width + 1, height + 1), position
+
+
+def _refinement_fields(refinements: Refinements | None) -> tuple[int, bytes]:
+    """Version of the format, and what its header has beside that of version 1."""
+    if refinements is None:
+        return 1, b""
+    if not (1 <= refinements.step_bytes < _MAX_STEP_BYTES and 0 <= refinements.mask < 1 << MAX_REFINEMENTS):
+        raise ValueError(
+            f"refinements must lie 1..{_MAX_STEP_BYTES - 1} bytes apart, at most {MAX_REFINEMENTS}; got {refinements}"
+        )
+    return 2, _varint(refinements.step_bytes) + refinements.mask.to_bytes(_MASK_BYTES, "big")
+
+
+def _read_refinements(data: bytes, position: int, header: Header) -> tuple[Header, int]:
+    step_bytes, position = _read_varint(data, position)
+    if step_bytes < 1:
+        raise CorruptBitstream("impossible header: refinements 0 bytes apart")
+    end = position + _MASK_BYTES
+    if len(data) < end:
+        raise _cut(data)
+    mask = int.from_bytes(data[position:end], "big")
+    return replace(header, refinements=Refinements(step_bytes, mask)), end
 
 
 def _cut(data: bytes) -> TruncatedBitstream:

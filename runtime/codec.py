@@ -7,16 +7,17 @@ decode  bitstream --Checks--> header, payload --Coding--> image
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glc.engines import LentPixels
+from glc.engines import LentPixels, Tensor
 from glc.runtime.bitstream import Form, Header, quality_units, write_stream
 from glc.runtime.in_parallel import in_parallel
 from glc.runtime.open_codec import DEFAULT_MAX_PIXELS, OpenCodec
+from glc.runtime.refinement import find_refinements
 from glc.runtime.transforms import OWN
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Codec", "Image", "PartialImage"]
@@ -44,7 +45,15 @@ class Codec(OpenCodec):
     (docs/embedding.md).
     """
 
-    def encode(self, image: LentPixels, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
+    def encode(
+        self,
+        image: LentPixels,
+        quality: float = 1,
+        *,
+        form: Form = "file",
+        encoder: str = OWN,
+        progressive: bool = False,
+    ) -> bytes:
         """Encode one image.
 
         Args:
@@ -54,22 +63,32 @@ class Codec(OpenCodec):
             quality: 0..Q-1; fractions interpolate and are rounded to the nearest 1/21.
             form: "file", or "bare" without signature, identity and checksum.
             encoder: one of `encoders`; every decoder decodes what any of them made.
+            progressive: state at which bytes the image gets better, so that a stream which arrives bit by bit never
+                shows a worse one. It takes 3 bytes, 4 from 2 KiB on, and the time of 18 decodings.
 
         Returns:
             The bitstream.
 
         Raises:
             TypeError: not of uint8, or not where the engine can read it.
-            ValueError: the shape, the quality or the form is out of range, or there is no such encoder.
+            ValueError: the shape, the quality or the form is out of range, there is no such encoder, or a progressive
+                stream is to have the bare form.
             EngineError: the engine failed, or the latent cannot be coded.
         """
+        if progressive and form == "bare":
+            raise ValueError("a progressive stream cannot have the bare form: take form 'file'")
         analysis = self._checks.encoder(encoder)
         pixels = self._checks.image(image)
+        wanted = _on_cpu(pixels) if progressive else None
         _, height, width, _ = pixels.shape
         header = Header(quality_units(quality, self.qualities), width, height)
         with self._lifetime.call():
             payload = self._coding.payload(pixels, header, analysis)
-            return write_stream(header, payload, self._checks.arithmetic, self._checks.identity, form)
+        data = write_stream(header, payload, self._checks.arithmetic, self._checks.identity, form)
+        if wanted is not None:
+            header = replace(header, refinements=find_refinements(self, data, wanted))
+            data = write_stream(header, payload, self._checks.arithmetic, self._checks.identity, form)
+        return data
 
     @overload
     def decode(
@@ -117,6 +136,8 @@ class Codec(OpenCodec):
 
     def decode_partial(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> PartialImage:
         """Decode a stream of which only the first bytes may be there; missing symbols are zero.
+
+        A progressive stream shows what its last refinement that is there shows, before the first one the preview.
 
         A damaged stream cannot be told from a cut one: where the checksum does not match, the image shows what the
         bytes say. The bare form has no checksum, and its streams are taken for cut ones: the last symbols of a whole
@@ -169,7 +190,13 @@ class Codec(OpenCodec):
         return image
 
     def encode_batch(
-        self, images: Iterable[Image], quality: float = 1, *, workers: int = 1, encoder: str = OWN
+        self,
+        images: Iterable[Image],
+        quality: float = 1,
+        *,
+        workers: int = 1,
+        encoder: str = OWN,
+        progressive: bool = False,
     ) -> list[bytes]:
         """Encode several images of any sizes; see `encode`.
 
@@ -179,16 +206,29 @@ class Codec(OpenCodec):
             workers: images under way at once, each with the codec's threads and an image's memory. Most images a
                 second come from as many workers as there are cores, and a codec of one thread.
             encoder: of all of them.
+            progressive: all of them.
         """
-        return in_parallel(lambda image: self.encode(image, quality, encoder=encoder), images, workers)
+        return in_parallel(
+            lambda image: self.encode(image, quality, encoder=encoder, progressive=progressive), images, workers
+        )
 
     def decode_batch(self, streams: Iterable[bytes], *, workers: int = 1, decoder: str = OWN) -> list[Image]:
         """Decode several bitstreams; see `decode`, and `encode_batch` for workers."""
         return in_parallel(lambda stream: self.decode(stream, decoder=decoder), streams, workers)
 
-    async def aencode(self, image: LentPixels, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
+    async def aencode(
+        self,
+        image: LentPixels,
+        quality: float = 1,
+        *,
+        form: Form = "file",
+        encoder: str = OWN,
+        progressive: bool = False,
+    ) -> bytes:
         """Await `encode`; cancelled, it may still read the image until the codec is closed."""
-        return await self._background.run(lambda: self.encode(image, quality, form=form, encoder=encoder))
+        return await self._background.run(
+            lambda: self.encode(image, quality, form=form, encoder=encoder, progressive=progressive)
+        )
 
     @overload
     async def adecode(
@@ -219,6 +259,14 @@ class Codec(OpenCodec):
     async def apreview(self, data: bytes, *, form: Form = "file", decoder: str = OWN) -> Image:
         """Await `preview`."""
         return await self._background.run(lambda: self.preview(data, form=form, decoder=decoder))
+
+
+def _on_cpu(pixels: Tensor) -> Image:
+    """Image (H, W, 3) of (1, H, W, 3)."""
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError("a progressive stream needs its image in memory of the CPU")
+    image: Image = pixels[0]
+    return image
 
 
 def _empty_image(header: Header) -> Image:

@@ -24,6 +24,7 @@ from glc.runtime.bundle import Tables
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
 from glc.runtime.manifest import CodecConfig
 from glc.runtime.networks import Networks, Passage, interpolated_row
+from glc.runtime.spatial_walk import SymbolCoder
 from glc.runtime.symbol_coders import LatentCoder, PayloadCoder, ZeroCoder, write_parts
 
 
@@ -68,7 +69,7 @@ class Coding:
             info: of the stream.
             payload: behind its header.
             synthesis: graph of the decoder.
-            partial: show what a cut stream holds.
+            partial: show what a cut stream holds; where it states refinements, up to the last one that is there.
 
         Raises:
             TruncatedBitstream, CorruptBitstream: unless `partial` allows a cut.
@@ -77,12 +78,12 @@ class Coding:
         with self.networks.passage() as passage:
             cut = not info.intact or (partial and info.form == "bare")
             try:
-                latent, decoder = self._read_latent(passage, info, payload, cut=cut)
+                latent, decoder = self._read_latent(passage, info, payload, cut=cut, partial=partial)
             except TruncatedBitstream:
                 if cut or not partial:
                     raise
                 # A cut one, whose checksum is that of a whole one by chance.
-                latent, decoder = self._read_latent(passage, info, payload, cut=True)
+                latent, decoder = self._read_latent(passage, info, payload, cut=True, partial=True)
             if not partial:
                 _require_whole(info, decoder, latent)
             self._synthesise(passage, synthesis, info.header, latent, out)
@@ -104,22 +105,29 @@ class Coding:
             EngineError: the engine failed.
         """
         decoder = PayloadDecoder(self.models, payload, cut=not info.intact)
-        z_indices = self._get_indices(decoder, info.header)
         with self.networks.passage() as passage:
-            prior = passage.hyper_prior(z_indices)
-            latent = passage.steps.dequantise(passage.walk(prior, ZeroCoder()), prior.quant_step)
+            latent = self._latent_of(passage, self._get_indices(decoder, info.header), ZeroCoder())
             self._synthesise(passage, synthesis, info.header, latent, out)
 
     def _read_latent(
-        self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool
+        self, passage: Passage, info: StreamInfo, payload: bytes, *, cut: bool, partial: bool = False
     ) -> tuple[Tensor, PayloadDecoder]:
-        """Latent (1, N, h, w) times quant_step, and the decoder behind the last symbol."""
-        decoder = PayloadDecoder(self.models, payload, cut=cut)
+        """Latent (1, N, h, w) times quant_step, and the decoder behind the last symbol that it shows."""
+        coder: SymbolCoder
+        refinements = info.header.refinements if cut and partial else None
+        reached = refinements.reached(len(payload)) if refinements else 0
+        decoder = PayloadDecoder(self.models, payload[:reached] if reached else payload, cut=cut)
         with self.networks.stage("entropy_coding"):
             z_indices = self._get_indices(decoder, info.header)
+        if refinements and not reached:
+            coder = ZeroCoder()
+        else:
+            coder = PayloadCoder(decoder, passage.fetch, lambda: self.networks.stage("entropy_coding"))
+        return self._latent_of(passage, z_indices, coder), decoder
+
+    def _latent_of(self, passage: Passage, z_indices: NDArray[np.int32], coder: SymbolCoder) -> Tensor:
         prior = passage.hyper_prior(z_indices)
-        coder = PayloadCoder(decoder, passage.fetch, lambda: self.networks.stage("entropy_coding"))
-        return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step), decoder
+        return passage.steps.dequantise(passage.walk(prior, coder), prior.quant_step)
 
     def _synthesise(self, passage: Passage, synthesis: str, header: Header, latent: Tensor, out: Tensor) -> None:
         """Write the image into `out` (1, H, W, 3)."""

@@ -99,10 +99,15 @@ def encode(
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: MaxMemory = None,
     bare: Bare = False,
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="Never show less when more arrives; takes the time of 18 decodings.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""
     _require_output(destination)
+    if progressive and bare:
+        raise typer.BadParameter("--progressive needs the file form: leave out --bare")
     with _open(bundle, engine, threads, precision, max_pixels, max_memory) as codec:
         if not 0 <= quality <= codec.qualities - 1:
             raise typer.BadParameter(f"quality must lie in 0..{codec.qualities - 1}; got {quality:g}")
@@ -110,7 +115,7 @@ def encode(
         image = read_image(source, max_pixels)
         for note in image.notes:
             _logger.info("%s: %s", source, note)
-        data = codec.encode(image.pixels, quality, form=_form(bare), encoder=encoder)
+        data = codec.encode(image.pixels, quality, form=_form(bare), encoder=encoder, progressive=progressive)
     write_bytes(destination, data)
     described = _describe_stream(inspect(data, _form(bare)))
     if destination == STANDARD_STREAM:
@@ -315,6 +320,7 @@ def _describe_stream(stream: StreamInfo) -> dict[str, Any]:
         "header_bytes": stream.header_bytes,
         "bpp": round(stream.bpp, 5),
         "form": stream.form,
+        "progressive": stream.header.refinements is not None,
         "arithmetic": stream.arithmetic.name.lower() if stream.form == "file" else "not stated",
         "identity": stream.identity.hex(),
         "intact": stream.intact,

@@ -46,6 +46,17 @@ def test_every_cut_is_refused_or_shown(report: CutReport) -> None:
         assert counts.failed == counts.passed == 0
 
 
+def test_progressive_streams_hold_images_back_that_are_worse(
+    report: CutReport, mini_bundle: Path, corner: Path
+) -> None:
+    found = measure_cuts(glc.Bundle.open(mini_bundle), [corner], 2, progressive=True)
+    assert [row.stream_bytes for row in found.rows] == [row.stream_bytes + 3 for row in report.rows]
+    assert report.total.image_falls > len(report.rows)
+    # The last byte shows the whole image, which with synthetic weights may be worse than the preview.
+    assert all(row.counts.image_falls <= 1 for row in found.rows)
+    assert found.total.failed == found.total.passed == 0
+
+
 def test_totals_are_sums_and_maxima(report: CutReport) -> None:
     one, other = (row.counts for row in report.rows)
     assert report.total.cuts == one.cuts + other.cuts

@@ -4,7 +4,8 @@
 
     tiny.glcb       the bundle: exact arithmetic, 8 latent channels, f = 4, a codebook of 100 entries, synthetic weights
     streams/*.glc   streams that it made, on ONNX Runtime: crops of a photograph, noise, and `invented`, whose
-                    symbols are drawn, so that all codebook entries, most scale indices and many escapes occur
+                    symbols are drawn, so that all codebook entries, most scale indices and many escapes occur;
+                    `progressive` has refinements (version 2 of the format)
     streams.json    what a decoder must find in each: `Facts`, by the stream's name
 
 Other tests make their bundle and streams anew, and would not notice a change that breaks old files but not new ones.
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from glc.engines import EngineLoader, Tensor, engine_loader
 from glc.export import GlcModel, export_bundle, synthetic_model
 from glc.export.config import ModelConfig
-from glc.runtime.bitstream import Form, Header, inspect, read_stream, write_stream
+from glc.runtime.bitstream import Form, Header, Refinements, inspect, read_stream, write_stream
 from glc.runtime.bundle import Bundle
 from glc.runtime.codec import DEFAULT_MAX_PIXELS, Codec
 from glc.runtime.entropy import PayloadDecoder, PayloadEncoder, SymbolModels
@@ -72,6 +73,9 @@ _CROPS: dict[str, tuple[int, int, float, Form]] = {
     "tall_bare": (9, 200, 0, "bare"),
 }
 """Stream -> width, height, quality and form of a crop of the photograph. A z cell is 16 pixels wide."""
+
+REFINEMENTS = Refinements(100, 0b1011)
+"""Of `progressive`: set here, since which places an encoder chooses rests on floating-point images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,12 @@ class Reader:
         like = inspect(self.codec.encode(np.zeros((1, 1, 3), np.uint8)))
         return write_stream(header, payload.finish(), like.arithmetic, like.identity, "file")
 
+    def progressive(self, image: NDArray[np.uint8]) -> bytes:
+        """A stream with refinements."""
+        info, payload = read_stream(self.codec.encode(image, 1))
+        header = dataclasses.replace(info.header, refinements=REFINEMENTS)
+        return write_stream(header, payload, info.arithmetic, info.identity, "file")
+
     def close(self) -> None:
         """Free the graphs."""
         self.codec.close()
@@ -204,6 +214,7 @@ def make_streams(bundle: Path, directory: Path) -> None:
     streams: dict[str, tuple[bytes, Form]] = {"noise": (reader.codec.encode(noise, 3), "file")}
     for name, (width, height, quality, form) in _CROPS.items():
         streams[name] = reader.codec.encode(photo[20 : 20 + height, 90 : 90 + width], quality, form=form), form
+    streams["progressive"] = reader.progressive(photo[50:100, 60:150]), "file"
     facts = {name: reader.facts_with_means(*stream) for name, stream in streams.items()}
     streams["invented"] = reader.invented(Header(21, 150, 170)), "file"
     facts["invented"] = reader.facts(*streams["invented"])

@@ -21,6 +21,7 @@ class Stated:
     fields_at: int
     """Where quality, width and height start."""
     fields_end: int
+    """Where they end, and in version 2 the refinements behind them."""
     payload_at: int
     intact: bool
     """Whether the checksum matches; true in the bare form."""
@@ -35,12 +36,13 @@ def stated(data: bytes, form: Form) -> Stated | None:
     """Read a header; None where the format allows none of this kind."""
     fields_at = 0
     if form == "file":
-        if len(data) < 3 or data[:2] != SIGNATURE or data[2] >> 4 != 1 or data[2] & 15 > 3:
+        if len(data) < 3 or data[:2] != SIGNATURE or data[2] >> 4 not in (1, 2) or data[2] & 15 > 3:
             return None
         fields_at = 3
     values: list[int] = []
     end = fields_at
-    for limit in (1 << 14, 1 << 24, 1 << 24):
+    has_refinements = form == "file" and data[2] >> 4 == 2
+    for limit in (1 << 14, 1 << 24, 1 << 24, *([1 << 28] if has_refinements else [])):
         groups = 1
         while groups <= 4 and data[end + groups - 1 : end + groups] >= b"\x80":
             groups += 1
@@ -51,6 +53,10 @@ def stated(data: bytes, form: Form) -> Stated | None:
         if values[-1] >= limit:
             return None
         end += groups
+    if has_refinements:
+        if values[3] == 0:
+            return None
+        end += 2
     payload_at = end + (6 if form == "file" else 0)
     if len(data) < payload_at:
         return None

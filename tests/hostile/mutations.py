@@ -47,12 +47,13 @@ class StreamCase:
 
 
 def make_seeds(codec: glc.Codec) -> tuple[Seed, ...]:
-    """Valid streams of small pieces of a photograph, each in both forms."""
+    """Valid streams of small pieces of a photograph, each in both forms and with refinements."""
     photo = read_image(packaged_photos()[0], 1 << 27).pixels
     seeds = []
     for height, width, quality in SEED_IMAGES:
         image = np.ascontiguousarray(photo[100 : 100 + height, 200 : 200 + width])
         seeds += [Seed(codec.encode(image, quality, form="file"), "file")]
+        seeds += [Seed(codec.encode(image, quality, progressive=True), "file")]
         seeds += [Seed(codec.encode(image, quality, form="bare"), "bare")]
     return tuple(seeds)
 
@@ -168,6 +169,8 @@ def rewrite_header(data: bytes, form: Form, draw: Draw, others: Sequence[bytes])
     if draw.random() < 0.1:
         place = draw.randrange(3)
         fields[place] = draw.choice((_longer_than_needed(fields[place]), b"\xff" * 5, b"\x80\x80\x80\x80\x01", b"\x80"))
+    if form == "file" and data[2] >> 4 == 2:
+        fields.append(varint(draw.choice((0, 1, draw.randrange(60), 1 << 28))) + draw.randbytes(2))  # refinements
     return data[: told.fields_at] + b"".join(fields) + data[told.fields_end :]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from typing import Literal
 
@@ -16,6 +17,7 @@ from glc.runtime.bitstream import (
     Arithmetic,
     Form,
     Header,
+    Refinements,
     StreamInfo,
     inspect,
     quality_units,
@@ -41,6 +43,12 @@ def stream(
     width: int = 300, height: int = 200, units: int = 21, payload: bytes = PAYLOAD, form: Form = "file"
 ) -> bytes:
     return write_stream(Header(units, width, height), payload, Arithmetic.FLOAT_ONNXRUNTIME, IDENTITY, form)
+
+
+def with_refinements(step_bytes: int, mask: int) -> bytes:
+    return write_stream(
+        Header(21, 300, 200, Refinements(step_bytes, mask)), PAYLOAD, Arithmetic.EXACT, IDENTITY, "file"
+    )
 
 
 def file_stream(fields: bytes, version: int = 1, arithmetic: int = 0) -> bytes:
@@ -80,6 +88,15 @@ def test_a_whole_stream_has_these_bytes() -> None:
     assert data.hex(" ", 1) == "9e 47 10 15 ab 02 c7 01 01 02 03 04 cb 80 01 02"
 
 
+@pytest.mark.parametrize(
+    ("step_bytes", "mask", "fields"),
+    [(1, 0, "01 0000"), (3, 0b101, "03 0005"), (127, 0xFFFF, "7f ffff"), (128, 0x8000, "8001 8000")],
+)
+def test_refinements_stand_behind_the_height_in_version_2(step_bytes: int, mask: int, fields: str) -> None:
+    start = bytes.fromhex(f"9e4720 15 ab02 c701 {fields}") + IDENTITY
+    assert with_refinements(step_bytes, mask) == start + crc16(start + PAYLOAD) + PAYLOAD
+
+
 @pytest.mark.parametrize(("side", "file_bytes", "bare_bytes"), [(1, 12, 3), (128, 12, 3), (129, 14, 5), (16384, 14, 5)])
 @pytest.mark.parametrize("units", [0, 63, 127])
 def test_a_header_takes_12_or_14_bytes_and_3_or_5_bare(side: int, file_bytes: int, bare_bytes: int, units: int) -> None:
@@ -97,7 +114,13 @@ def test_a_side_beyond_16384_pixels_takes_one_byte_more() -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(
-    header=st.builds(Header, st.integers(0, 2**14 - 1), st.integers(1, MAX_SIDE), st.integers(1, MAX_SIDE)),
+    header=st.builds(
+        Header,
+        st.integers(0, 2**14 - 1),
+        st.integers(1, MAX_SIDE),
+        st.integers(1, MAX_SIDE),
+        st.none() | st.builds(Refinements, st.integers(1, 2**28 - 1), st.integers(0, 2**16 - 1)),
+    ),
     payload=st.binary(max_size=50),
     arithmetic=st.sampled_from(list(Arithmetic)),
     identity=st.binary(min_size=4, max_size=4),
@@ -106,12 +129,45 @@ def test_a_side_beyond_16384_pixels_takes_one_byte_more() -> None:
 def test_a_stream_reads_back_as_it_was_written(
     header: Header, payload: bytes, arithmetic: Arithmetic, identity: bytes, form: Literal["file", "bare"]
 ) -> None:
+    if form == "bare":
+        header = dataclasses.replace(header, refinements=None)
     data = write_stream(header, payload, arithmetic, identity, form)
     info, found = read_stream(data, form)
     assert found == payload
     if form == "bare":
         arithmetic, identity = Arithmetic.EXACT, b""
-    assert info == StreamInfo(form, 1, arithmetic, header, identity, len(data) - len(payload), len(payload), True)
+    version = 1 if header.refinements is None else 2
+    start_bytes = len(data) - len(payload)
+    assert info == StreamInfo(form, version, arithmetic, header, identity, start_bytes, len(payload), True)
+
+
+@pytest.mark.parametrize(
+    ("refinements", "form", "message"),
+    [
+        (Refinements(0, 1), "file", "refinements must lie"),
+        (Refinements(1 << 28, 1), "file", "refinements must lie"),
+        (Refinements(1, -1), "file", "refinements must lie"),
+        (Refinements(1, 1 << 16), "file", "refinements must lie"),
+        (Refinements(1, 1), "bare", "bare form has no refinements"),
+    ],
+)
+def test_refinements_that_the_format_cannot_state_are_not_written(
+    refinements: Refinements, form: Form, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_stream(Header(21, 300, 200, refinements), PAYLOAD, Arithmetic.EXACT, IDENTITY, form)
+
+
+@pytest.mark.parametrize(
+    ("payload_bytes", "reached"),
+    [(0, 0), (9, 0), (10, 10), (19, 10), (20, 10), (29, 10), (30, 30), (39, 30), (159, 30), (160, 160), (10**9, 160)],
+)
+def test_a_refinement_is_reached_when_all_its_bytes_are_there(payload_bytes: int, reached: int) -> None:
+    assert Refinements(10, 0b1000_0000_0000_0101).reached(payload_bytes) == reached
+
+
+def test_without_a_place_no_bytes_reach_a_refinement() -> None:
+    assert Refinements(1, 0).reached(100) == 0
 
 
 def test_the_form_is_not_guessed() -> None:
@@ -156,8 +212,8 @@ def noticed(data: bytes) -> bool:
         return True
 
 
-def test_every_flipped_bit_is_noticed() -> None:
-    data = stream()
+@pytest.mark.parametrize("data", [stream(), with_refinements(3, 5)])
+def test_every_flipped_bit_is_noticed(data: bytes) -> None:
     assert not noticed(data)
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
@@ -172,8 +228,8 @@ def test_every_damaged_byte_of_the_payload_is_noticed() -> None:
             assert noticed(data[:place] + bytes((data[place] ^ change,)) + data[place + 1 :])
 
 
-def test_every_truncation_is_noticed() -> None:
-    data = stream()
+@pytest.mark.parametrize("data", [stream(), with_refinements(3, 5)])
+def test_every_truncation_is_noticed(data: bytes) -> None:
     for length in range(len(data)):
         assert noticed(data[:length]), f"{length} bytes"
 
@@ -188,8 +244,8 @@ def test_a_cut_payload_leaves_the_header_readable() -> None:
     assert (info.header, payload, info.intact) == (Header(21, 300, 200), PAYLOAD[:-10], False)
 
 
-def test_a_header_cut_anywhere_is_truncated() -> None:
-    data = stream(payload=b"")
+@pytest.mark.parametrize("data", [stream(payload=b""), with_refinements(3, 5)[: -len(PAYLOAD)]])
+def test_a_header_cut_anywhere_is_truncated(data: bytes) -> None:
     for length in range(1, len(data)):
         with pytest.raises(TruncatedBitstream, match=f"after {length} bytes"):
             read_stream(data[:length])
@@ -221,7 +277,7 @@ def test_data_without_the_signature_is_not_a_bitstream(data: bytes) -> None:
         read_stream(data)
 
 
-@pytest.mark.parametrize("version", [2, 15])
+@pytest.mark.parametrize("version", [3, 15])
 @pytest.mark.parametrize("data", [file_stream(b"\x15\x00\x00"), file_stream(b"\xff" * 12), b"\x9eG\x10"])
 def test_a_later_version_is_too_new_whatever_follows(version: int, data: bytes) -> None:
     with pytest.raises(BitstreamTooNew, match=f"version {version}"):
@@ -232,6 +288,19 @@ def test_a_later_version_is_too_new_whatever_follows(version: int, data: bytes) 
 def test_a_reserved_arithmetic_is_corrupt(arithmetic: int) -> None:
     with pytest.raises(CorruptBitstream, match=f"arithmetic {arithmetic}"):
         read_stream(file_stream(b"\x15\x00\x00", arithmetic=arithmetic))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("15 00 00 00 0001", "refinements 0 bytes apart"),
+        ("15 00 00 8000 0001", "shortest form"),
+        ("15 00 00 8080808001", "longer than 4 bytes"),
+    ],
+)
+def test_impossible_refinements_are_corrupt(fields: str, message: str) -> None:
+    with pytest.raises(CorruptBitstream, match=message):
+        read_stream(file_stream(bytes.fromhex(fields), version=2))
 
 
 def test_version_0_is_corrupt() -> None:
@@ -266,7 +335,7 @@ def test_an_impossible_field_is_corrupt_in_both_forms(fields: str, message: str)
 @settings(deadline=None, derandomize=True, max_examples=500)
 @given(
     st.binary(max_size=30),
-    st.sampled_from([b"", b"\x9eG", b"\x9eG\x10", b"\x9eG\x11"]),
+    st.sampled_from([b"", b"\x9eG", b"\x9eG\x10", b"\x9eG\x11", b"\x9eG\x20"]),
     st.sampled_from(["file", "bare"]),
 )
 def test_any_bytes_are_an_error_or_the_only_way_to_write_their_header(data: bytes, start: bytes, form: Form) -> None:

@@ -151,6 +151,20 @@ def test_info_tells_of_bundles_and_streams_for_people_and_programs(
     assert "analysis" in of_bundle["graphs"]
 
 
+def test_a_progressive_stream_is_asked_for_by_name(
+    run: Callable[..., Run], stream: Path, mini_bundle: Path, codec: glc.Codec, tmp_path: Path
+) -> None:
+    Image.fromarray(PIXELS[:40, :70]).save(tmp_path / "small.png")
+    options = ("--threads", "2", "--progressive")
+    encoded = json.loads(run("encode", "small.png", "small.glc", *options, "--json", bundle=mini_bundle).succeeded())
+    assert (encoded["version"], encoded["progressive"]) == (2, True)
+    assert (tmp_path / "small.glc").read_bytes() == codec.encode(PIXELS[:40, :70], 1, progressive=True)
+    assert json.loads(run("info", stream, "--json").succeeded())["progressive"] is False
+    refused = run("encode", "small.png", "bare.glc", *options, "--bare", bundle=mini_bundle)
+    assert refused.status == 2
+    assert "leave out --bare" in refused.err
+
+
 def test_info_of_standard_input_goes_to_standard_output(run: Callable[..., Run], stream: Path) -> None:
     result = run("info", "-", "--json", stdin=stream.read_bytes())
     assert json.loads(result.succeeded())["width"] == 300

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.golden.make_streams import BUNDLE, FACTS, STREAMS, Facts, Reader, make_bundle, make_streams
+from tests.golden.make_streams import BUNDLE, FACTS, REFINEMENTS, STREAMS, Facts, Reader, make_bundle, make_streams
 from tests.golden.make_streams import main as make_golden
 
 from glc.engines import engine_loader
+from glc.runtime.bitstream import inspect
 from glc.runtime.bundle import Bundle
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -44,6 +45,20 @@ def test_the_golden_stream_shows_its_image(name: str, reader: Reader) -> None:
     image = reader.codec.decode((GOLDEN / STREAMS / name).read_bytes(), form=expected.form)
     assert image.shape == (expected.height, expected.width, 3)
     np.testing.assert_allclose(image.mean((0, 1)), MEANS[name], atol=1)
+
+
+def test_the_golden_progressive_stream_shows_its_refinements(reader: Reader) -> None:
+    data = (GOLDEN / STREAMS / "progressive.glc").read_bytes()
+    info = inspect(data)
+    assert (info.version, info.header.refinements) == (2, REFINEMENTS)
+    places = [0, 100, 200, 400]
+    shown = [reader.codec.decode_partial(data[: info.header_bytes + place + 99]) for place in places]
+    shares = [partial.symbols for partial in shown]
+    assert shares[0] == 0
+    assert sorted(set(shares)) == shares
+    np.testing.assert_array_equal(shown[0].image, reader.codec.preview(data))
+    before = reader.codec.decode_partial(data[: info.header_bytes + 399])
+    assert before.symbols == shares[2]  # 300 is none of them
 
 
 def test_every_golden_stream_is_read_and_all_kinds_are_there() -> None:

@@ -41,12 +41,20 @@ class GatedCodec(glc.Codec):
     """Released whenever a thread has come to the gate."""
     failure: Exception | None = None
 
-    def encode(self, image: Any, quality: float = 1, *, form: Form = "file", encoder: str = OWN) -> bytes:
+    def encode(
+        self,
+        image: Any,
+        quality: float = 1,
+        *,
+        form: Form = "file",
+        encoder: str = OWN,
+        progressive: bool = False,
+    ) -> bytes:
         self.entered.release()
         self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
-        return super().encode(image, quality, form=form, encoder=encoder)
+        return super().encode(image, quality, form=form, encoder=encoder, progressive=progressive)
 
 
 @dataclass(frozen=True)
