@@ -1,12 +1,12 @@
-/* Networks of exact arithmetic (docs/exact-arithmetic.md) as rows of layers, on AMX with 8-bit integers.
+/* Networks of exact arithmetic (docs/exact-arithmetic.md) as rows of layers, in integers.
  *
  *   integers of 11 bits --(1x1 or depthwise 3x3 convolution, or gate)--> float32, exact
  *                       --(+ sum, slope, limit, round)--> integers of 11 bits
  *
- * Matrix units multiply 8 bits. So an activation, and a weight, is 32 times its upper part plus its lower part, and a
- * sum of products is three sums of 32-bit integers: of upper parts, of both mixed products, of lower parts. None of it
- * rounds. exact_chain.py packs weights, plans tensors and checks; docs/decisions/0017-integers-on-amx.md says why and
- * what it gains.
+ * AVX2 multiplies 16 bits, twice as many an instruction as float32s. AMX multiplies 8: there an activation, and a
+ * weight, is 32 times its upper part plus its lower part, and a sum of products is three sums of 32-bit integers: of
+ * upper parts, of both mixed products, of lower parts. None of it rounds. exact_chain.py packs weights, plans tensors
+ * and checks; docs/decisions/0017-integers-on-amx.md and 0018 say why and what it gains.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -20,18 +20,19 @@
 
 /* Kinds of layers; exact_chain.py has the same numbers. */
 enum { POINT, DEPTHWISE, GATE };
-enum { PLAIN, AMX, KERNELS };
-static const char *const KERNEL_NAMES[KERNELS] = {"plain", "amx"};
+enum { PLAIN, AVX2, AMX, KERNELS };
+static const char *const KERNEL_NAMES[KERNELS] = {"plain", "avx2", "amx"};
 
 enum { DONE, OUT_OF_MEMORY };
 
-/* A block: 16 pixels times 16 outputs, three kinds of sums each. */
+/* A block of AMX: 16 pixels times 16 outputs, three kinds of sums each. */
 enum { PIXELS = TILE_ROWS, COLUMNS = TILE_ROWS, SUMS = 3, BASE_BITS = 5, TAPS = 9 };
 
 typedef struct {
   int32_t kind, source, gate, add, target; /* numbers of tensors; gate and add -1 for none */
   float low, high, slope;                  /* limits of the result; slope below zero, of a gate's second operand */
-  const void *weights;                     /* POINT: tiles of int8; DEPTHWISE: (9, channels) float32 */
+  /* POINT: (O / 16, I / 2, 16, 2) int16, or for AMX tiles of int8; DEPTHWISE: (9, channels) float32 */
+  const void *weights;
   const float *scale, *bias, *factor;      /* of each output; factor: of what is added, or of a gate's product */
 } Layer;
 
@@ -48,13 +49,7 @@ typedef struct {
   Team team;
 } Run;
 
-/* Where the upper part of a pixel's channel lies: in a tile for each 64 channels, with one of lower parts behind it. */
-static inline size_t part_at(int pixel, int channel) {
-  return (size_t)channel / ROW_BYTES * 2 * TILE_BYTES + pixel * ROW_BYTES + channel % ROW_BYTES;
-}
-enum { LOWER = TILE_BYTES };
-
-/* ---- without AMX: for tests, and as the definition of what the other computes ---- */
+/* ---- plain C: for tests, and as the definition of what the others compute ---- */
 
 static float sloped(float value, float slope) { return value > value * slope ? value : value * slope; }
 
@@ -65,29 +60,18 @@ static int16_t limited(const Layer *layer, float value) {
   return (int16_t)rintf(value);
 }
 
-static void plain_split(const int16_t *from, int pixels, int channels, int8_t *to) {
-  for (int p = 0; p < pixels; p++)
-    for (int c = 0; c < channels; c++) {
-      const int value = *from++, whole = (value + (1 << (BASE_BITS - 1))) >> BASE_BITS;
-      to[part_at(p, c)] = (int8_t)whole;
-      to[part_at(p, c) + LOWER] = (int8_t)(value - whole * (1 << BASE_BITS));
-    }
-}
-
-static void plain_point(const Run *run, const Layer *layer, int first, int pixels, const int8_t *parts) {
-  const Tensor *into = run->tensors + layer->target, *more = layer->add < 0 ? NULL : run->tensors + layer->add;
-  const int inputs = run->tensors[layer->source].channels, steps = (inputs + ROW_BYTES - 1) / ROW_BYTES;
-  for (int p = 0; p < pixels; p++)
+static void plain_point(const Run *run, const Layer *layer, int first, int pixels, int8_t *unused) {
+  (void)unused;
+  const Tensor *from = run->tensors + layer->source, *into = run->tensors + layer->target;
+  const Tensor *more = layer->add < 0 ? NULL : run->tensors + layer->add;
+  const int inputs = from->channels;
+  for (int p = first; p < first + pixels; p++)
     for (int o = 0; o < into->channels; o++) {
-      const int8_t *weights = (const int8_t *)layer->weights + (size_t)(o / COLUMNS) * steps * 2 * TILE_BYTES;
+      const int16_t *weights = (const int16_t *)layer->weights + (size_t)(o / COLUMNS) * inputs * COLUMNS;
       int32_t total = 0;
-      for (int k = 0; k < inputs; k++) {
-        const int8_t *part = parts + part_at(p, k);
-        const int8_t *weight = weights + k / ROW_BYTES * 2 * TILE_BYTES + k % ROW_BYTES / 4 * ROW_BYTES;
-        weight += o % COLUMNS * 4 + k % 4;
-        total += (part[0] * (1 << BASE_BITS) + part[LOWER]) * (weight[0] * (1 << BASE_BITS) + weight[LOWER]);
-      }
-      const size_t place = (size_t)(first + p) * into->channels + o;
+      for (int k = 0; k < inputs; k++)
+        total += from->data[(size_t)p * inputs + k] * weights[(k / 2 * COLUMNS + o % COLUMNS) * 2 + k % 2];
+      const size_t place = (size_t)p * into->channels + o;
       float value = (float)total * layer->scale[o] + layer->bias[o];
       if (more) value += (float)more->data[place] * layer->factor[o];
       into->data[place] = limited(layer, sloped(value, layer->slope));
@@ -120,9 +104,114 @@ static void plain_gate(const Run *run, const Layer *layer, int first, int pixels
   }
 }
 
-/* ---- with AMX ---- */
+/* ---- with AVX2 ---- */
 
 #if HAS_X86
+#define TARGET __attribute__((target("avx2,fma")))
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+enum { LANES = 8 };
+
+INLINE __m256 avx2_get(const int16_t *from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
+INLINE __m256 avx2_sloped(__m256 value, float slope) {
+  return _mm256_max_ps(value, _mm256_mul_ps(value, _mm256_set1_ps(slope)));
+}
+
+INLINE void avx2_put(const Layer *layer, __m256 value, int16_t *to) {
+  value = _mm256_min_ps(_mm256_max_ps(value, _mm256_set1_ps(layer->low)), _mm256_set1_ps(layer->high));
+  const __m256i whole = _mm256_cvtps_epi32(value); /* to the nearest, as a new thread rounds */
+  const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storeu_si128((__m128i *)to, halves);
+}
+
+/* So many pixels times 16 outputs. Pairs of products of 16 bits add up within 32, as the whole sum does. */
+INLINE void avx2_block(const Run *run, const Layer *layer, int first, int column, const int pixels) {
+  enum { MOST = 6 };
+  const Tensor *from = run->tensors + layer->source, *into = run->tensors + layer->target;
+  const Tensor *more = layer->add < 0 ? NULL : run->tensors + layer->add;
+  const int inputs = from->channels;
+  const int16_t *data = from->data + (size_t)first * inputs;
+  const __m256i *weights = (const __m256i *)((const int16_t *)layer->weights + (size_t)column * inputs);
+  __m256i low[MOST], high[MOST];
+#pragma GCC unroll 6
+  for (int p = 0; p < pixels; p++) low[p] = high[p] = _mm256_setzero_si256();
+  for (int k = 0; k < inputs; k += 2, weights += 2) {
+    const __m256i left = _mm256_load_si256(weights), right = _mm256_load_si256(weights + 1);
+#pragma GCC unroll 6
+    for (int p = 0; p < pixels; p++) {
+      __m256i pair, product;
+      /* Written out, as compilers multiply for all pixels before they add, and have no registers for that. */
+      __asm__("vpbroadcastd %4, %2\n\t"
+              "vpmaddwd %5, %2, %3\n\t"
+              "vpaddd %3, %0, %0\n\t"
+              "vpmaddwd %6, %2, %2\n\t"
+              "vpaddd %2, %1, %1"
+              : "+x"(low[p]), "+x"(high[p]), "=&x"(pair), "=&x"(product)
+              : "m"(*(const int16_t(*)[2])(data + (size_t)p * inputs + k)), "x"(left), "x"(right));
+    }
+  }
+#pragma GCC unroll 6
+  for (int p = 0; p < pixels; p++) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      const int o = column + half * LANES;
+      const size_t place = (size_t)(first + p) * into->channels + o;
+      const __m256 total = _mm256_cvtepi32_ps(half ? high[p] : low[p]);
+      __m256 value = _mm256_fmadd_ps(total, _mm256_loadu_ps(layer->scale + o), _mm256_loadu_ps(layer->bias + o));
+      if (more) value = _mm256_fmadd_ps(avx2_get(more->data + place), _mm256_loadu_ps(layer->factor + o), value);
+      avx2_put(layer, avx2_sloped(value, layer->slope), into->data + place);
+    }
+  }
+}
+
+TARGET static void avx2_point(const Run *run, const Layer *layer, int first, int pixels, int8_t *unused) {
+  (void)unused;
+  const int columns = run->tensors[layer->target].channels;
+  /* Weights of 16 outputs stay in the first cache for all pixels. */
+  for (int column = 0; column < columns; column += COLUMNS) {
+    int p = 0;
+    for (; p + 6 <= pixels; p += 6) avx2_block(run, layer, first + p, column, 6);
+    for (; p + 2 <= pixels; p += 2) avx2_block(run, layer, first + p, column, 2);
+    if (p < pixels) avx2_block(run, layer, first + p, column, 1);
+  }
+}
+
+TARGET static void avx2_depthwise(const Run *run, const Layer *layer, int y) {
+  const Tensor *from = run->tensors + layer->source;
+  const int channels = from->channels, width = run->width;
+  int16_t *to = run->tensors[layer->target].data + (size_t)y * width * channels;
+  for (int x = 0; x < width; x++)
+    for (int c = 0; c < channels; c += LANES, to += LANES) {
+      __m256 value = _mm256_loadu_ps(layer->bias + c);
+      for (int t = 0; t < TAPS; t++) {
+        const int row = y + t / 3 - 1, column = x + t % 3 - 1;
+        if (row < 0 || row >= run->height || column < 0 || column >= width) continue;
+        const __m256 weight = _mm256_loadu_ps((const float *)layer->weights + t * channels + c);
+        value = _mm256_fmadd_ps(avx2_get(from->data + ((size_t)row * width + column) * channels + c), weight, value);
+      }
+      avx2_put(layer, avx2_sloped(value, layer->slope), to);
+    }
+}
+
+TARGET static void avx2_gate(const Run *run, const Layer *layer, int first, int pixels) {
+  const int channels = run->tensors[layer->target].channels;
+  size_t place = (size_t)first * channels;
+  for (int p = 0; p < pixels; p++)
+    for (int c = 0; c < channels; c += LANES, place += LANES) {
+      const __m256 gate = avx2_sloped(avx2_get(run->tensors[layer->gate].data + place), layer->slope);
+      const __m256 product = _mm256_mul_ps(avx2_get(run->tensors[layer->source].data + place), gate);
+      const __m256 value = _mm256_mul_ps(product, _mm256_loadu_ps(layer->factor + c));
+      avx2_put(layer, value, run->tensors[layer->target].data + place);
+    }
+}
+#undef INLINE
+#undef TARGET
+
+/* ---- with AMX ---- */
+
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,amx-tile,amx-int8")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -139,6 +228,12 @@ INLINE void amx_put(const Layer *layer, __m512 value, int16_t *to) {
   const __m512i whole = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(whole));
 }
+
+/* Where the upper part of a pixel's channel lies: in a tile for each 64 channels, with one of lower parts behind it. */
+static inline size_t part_at(int pixel, int channel) {
+  return (size_t)channel / ROW_BYTES * 2 * TILE_BYTES + pixel * ROW_BYTES + channel % ROW_BYTES;
+}
+enum { LOWER = TILE_BYTES };
 
 TARGET static void amx_split(const int16_t *from, int pixels, int channels, int8_t *to) {
   const __m512i half = _mm512_set1_epi16(1 << (BASE_BITS - 1));
@@ -172,8 +267,10 @@ INLINE void amx_finish_points(const Run *run, const Layer *layer, int32_t sums[S
   }
 }
 
-TARGET static void amx_point(const Run *run, const Layer *layer, int first, int pixels, const int8_t *parts) {
-  const int steps = (run->tensors[layer->source].channels + ROW_BYTES - 1) / ROW_BYTES;
+TARGET static void amx_point(const Run *run, const Layer *layer, int first, int pixels, int8_t *parts) {
+  const Tensor *from = run->tensors + layer->source;
+  const int steps = (from->channels + ROW_BYTES - 1) / ROW_BYTES;
+  amx_split(from->data + (size_t)first * from->channels, pixels, from->channels, parts);
   const int columns = run->tensors[layer->target].channels;
   const int8_t *weights = layer->weights;
   _Alignas(64) int32_t sums[SUMS][PIXELS][COLUMNS];
@@ -232,26 +329,27 @@ TARGET static void amx_gate(const Run *run, const Layer *layer, int first, int p
 /* ---- layers in turn, by a team ---- */
 
 typedef struct {
-  void (*split)(const int16_t *, int, int, int8_t *);
-  void (*point)(const Run *, const Layer *, int, int, const int8_t *);
+  int pixels; /* of a chunk */
+  void (*point)(const Run *, const Layer *, int, int, int8_t *);
   void (*depthwise)(const Run *, const Layer *, int);
   void (*gate)(const Run *, const Layer *, int, int);
 } Kernel;
 
 static const Kernel CODE[KERNELS] = {
-    {plain_split, plain_point, plain_depthwise, plain_gate},
+    {PIXELS, plain_point, plain_depthwise, plain_gate},
 #if HAS_X86
-    {amx_split, amx_point, amx_depthwise, amx_gate},
+    {24, avx2_point, avx2_depthwise, avx2_gate},
+    {PIXELS, amx_point, amx_depthwise, amx_gate},
 #endif
 };
 
 static void compute(Run *run, const Layer *layer, Ring *ring) {
   const Kernel *code = &CODE[run->kernel];
   const int all = run->height * run->width;
-  const int chunks = layer->kind == DEPTHWISE ? run->height : (all + PIXELS - 1) / PIXELS;
+  const int most = code->pixels, chunks = layer->kind == DEPTHWISE ? run->height : (all + most - 1) / most;
   const Tensor *from = run->tensors + layer->source;
   int8_t *parts = NULL;
-  if (layer->kind == POINT) {
+  if (layer->kind == POINT && run->kernel == AMX) {
     const size_t bytes = (size_t)(from->channels + ROW_BYTES - 1) / ROW_BYTES * 2 * TILE_BYTES;
     parts = room_in(ring, bytes);
     if (!parts) {
@@ -261,13 +359,12 @@ static void compute(Run *run, const Layer *layer, Ring *ring) {
     memset(parts, 0, bytes); /* beyond the channels, and the last pixels */
   }
   for (int number; (number = atomic_fetch_add(&run->next_chunk, 1)) < chunks;) {
-    const int first = number * PIXELS, pixels = all - first < PIXELS ? all - first : PIXELS;
+    const int first = number * most, pixels = all - first < most ? all - first : most;
     if (layer->kind == DEPTHWISE) {
       code->depthwise(run, layer, number);
     } else if (layer->kind == GATE) {
       code->gate(run, layer, first, pixels);
     } else {
-      code->split(from->data + (size_t)first * from->channels, pixels, from->channels, parts);
       code->point(run, layer, first, pixels, parts);
     }
   }
@@ -301,6 +398,7 @@ static void *member(void *given) {
 static int is_here(int kernel) {
 #if HAS_X86
   if (kernel == AMX) return has_amx(0);
+  if (kernel == AVX2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return kernel == PLAIN;
 }

@@ -1,8 +1,8 @@
-"""Networks of exact arithmetic as rows of layers in integers, on AMX (docs/exact-arithmetic.md).
+"""Networks of exact arithmetic as rows of layers in integers, on AMX or AVX2 (docs/exact-arithmetic.md).
 
-Where matrix units do not multiply float16, a general engine computes these networks in float32: 67 to 72 ms each at
-512x768, four times an image. `exact_chain.c` multiplies the same integers by their upper and lower parts in 8 bits, and
-gets the same results (docs/decisions/0017).
+Where nothing multiplies float16, a general engine computes these networks in float32. `exact_chain.c` multiplies the
+same integers, on AVX2 in 16 bits (docs/decisions/0018), on AMX by their upper and lower parts in 8 (0017), and gets the
+same results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines.kernel_memory import NOT_COMPILED, ActivationMemory, PackedChain, Placement, aligned, overlaid, spans
-from glc.errors import EngineUnavailable
+from glc.engines.processor import has_avx512
+from glc.errors import EngineFailed, EngineUnavailable
 
 try:
     from glc.engines import _exact_chain
@@ -24,7 +25,7 @@ except ImportError as error:
 COLUMNS = 16
 """Channels of every tensor are a multiple of it."""
 LARGEST_ACTIVATION = 1023
-"""Integers up to it have an upper and a lower part in 8 bits, as have weights."""
+"""Integers up to it have an upper and a lower part in 8 bits, as have weights; and they are `int16`."""
 LARGEST_WEIGHT = 2047
 
 _BASE_BITS = 5
@@ -93,8 +94,19 @@ class ExactRow:
     """Tensors that are wanted, in the order of their channels."""
 
 
-def pack(row: ExactRow) -> PackedChain:
-    """Order weights as tiles."""
+def best_kernel() -> str | None:
+    """The kernel that is faster here than float32 in a general engine.
+
+    None where there is none: AVX-512 multiplies as many float32s an instruction as AVX2 integers of 16 bits.
+    """
+    known = _exact_chain.kernels()
+    if "amx" in known:
+        return "amx"
+    return "avx2" if "avx2" in known and not has_avx512() else None
+
+
+def pack(row: ExactRow, kernel: str) -> PackedChain:
+    """Order weights as a kernel takes them: `amx`, `avx2`, or `plain`, which is far slower, for tests."""
     layers = np.zeros(len(row.layers), _LAYER)
     channels = np.zeros(1 + max(layer.target for layer in row.layers), np.int32)
     channels[0] = row.channels
@@ -111,31 +123,24 @@ def pack(row: ExactRow) -> PackedChain:
             factor = np.ones(exact.channels) if exact.factor is None else exact.factor
             layer["factor"] = placement.add(factor.astype(np.float32))
         if exact.weights is not None:
-            is_point = exact.kind == Kind.POINT
-            layer["weights"] = placement.add(_tiles(exact.weights) if is_point else _by_tap(exact.weights))
+            order = _by_tap if exact.kind == Kind.DEPTHWISE else _tiles if kernel == "amx" else _pairs
+            layer["weights"] = placement.add(order(exact.weights))
     return PackedChain(layers, channels, np.array(row.results, np.int32), placement.content())
 
 
 class ExactChain:
     """Layers with packed weights; `run` may be called from several threads at once."""
 
-    def __init__(
-        self, packed: PackedChain, threads: int, memory: ActivationMemory | None = None, *, plain: bool = False
-    ) -> None:
+    def __init__(self, packed: PackedChain, kernel: str, threads: int, memory: ActivationMemory | None = None) -> None:
         """Take weights.
 
         Args:
-            packed: from `pack`.
+            packed: from `pack`, for the same kernel.
+            kernel: that computes.
             threads: of one run.
             memory: of activations, which other chains may share; None frees it after each run.
-            plain: compute without AMX, far slower; for tests on any processor.
-
-        Raises:
-            EngineUnavailable: this processor has no kernels.
         """
-        if not plain and not has_kernels():
-            raise EngineUnavailable("this processor has no matrix unit (AMX): choose engine openvino")
-        self._kernel = "plain" if plain else "amx"
+        self._kernel = kernel
         self._threads, self._memory, self._packed = threads, memory, packed
         self._layers = packed.layers.copy()
         self._spans = spans(self._layers, ("source", "gate", "add", "target"))
@@ -153,9 +158,14 @@ class ExactChain:
 
         Returns:
             (H, W, O) float32, integers of all results; belongs to the caller.
+
+        Raises:
+            EngineFailed: it has other channels.
         """
-        height, width, _ = given.shape
+        height, width, found_channels = given.shape
         channels = self._packed.channels
+        if found_channels != channels[0]:
+            raise EngineFailed(f"a chain of {channels[0]} channels was given {found_channels}")
         shapes = {number: (height, width, int(channels[number])) for number in self._spans}
         places, size = overlaid({number: 2 * int(np.prod(shape)) for number, shape in shapes.items()}, self._spans)
         memory = self._memory.take(size) if self._memory else aligned((size,), np.uint8)
@@ -167,7 +177,8 @@ class ExactChain:
             number: memory[place : place + 2 * int(np.prod(shapes[number]))].view(np.int16).reshape(shapes[number])
             for number, place in places.items()
         }
-        tensors[0][:] = given
+        with np.errstate(invalid="ignore"):  # what is no number becomes some integer
+            tensors[0][:] = given
         _exact_chain.run(self._layers, table, height, width, self._threads, self._kernel)
         found = np.concatenate([tensors[number] for number in self._packed.results], axis=2, dtype=np.float32)
         if self._memory:
@@ -175,13 +186,15 @@ class ExactChain:
         return found
 
 
-def has_kernels() -> bool:
-    """Whether this processor has a matrix unit for 8-bit integers."""
-    return "amx" in _exact_chain.kernels()
-
-
 def _by_tap(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return weights.reshape(len(weights), -1).T.astype(np.float32)
+
+
+def _pairs(weights: NDArray[np.float32]) -> NDArray[np.int16]:
+    """(O, I) -> for each 16 outputs and 2 inputs, (16, 2)."""
+    outputs, inputs = weights.shape
+    split = weights.astype(np.int16).reshape(outputs // COLUMNS, COLUMNS, inputs // 2, 2)
+    return split.transpose(0, 2, 1, 3)
 
 
 def _tiles(weights: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from glc.engines.chained import ChainedEngine
 from glc.engines.host_arrays import host_array
+from glc.engines.kernel_memory import ActivationMemory
 from glc.engines.ort_rounding import rounding_in_blocks
 from glc.engines.processor import available_threads, processor_name
 from glc.engines.protocol import (
@@ -121,6 +123,7 @@ class OrtLoader(HostLoader):
         self._threads = threads or available_threads()
         self._optimise = optimise
         self._arena = arena
+        self._memory = ActivationMemory() if arena else None
 
     @property
     def fingerprint(self) -> str:
@@ -134,14 +137,34 @@ class OrtLoader(HostLoader):
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        if exact and self._optimise:
-            graph = rounding_in_blocks(graph)
+        if not exact or not self._optimise:
+            return _engine(graph, self._options(), [_CPU_PROVIDER])
+        return self._in_parts(graph) or _engine(rounding_in_blocks(graph), self._options(), [_CPU_PROVIDER])
+
+    def _in_parts(self, graph: bytes) -> Engine | None:
+        """An exact graph whose convolutions our own kernels compute; None where they are no faster."""
+        try:
+            from glc.engines.exact_chain import ExactChain, best_kernel, pack
+            from glc.engines.exact_cut import cut_exact
+        except EngineUnavailable:  # they were not compiled
+            return None
+        kernel = best_kernel()
+        parts = cut_exact(graph) if kernel else None
+        if kernel is None or parts is None:
+            return None
+        options = self._options()
+        # Its threads would wait for more work in a loop while ours compute.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        models = [_engine(rounding_in_blocks(part), options, [_CPU_PROVIDER]) for part in (parts.before, parts.behind)]
+        return ChainedEngine(models, [ExactChain(pack(parts.row, kernel), kernel, self._threads, self._memory)])
+
+    def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         if not self._optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = self._arena
-        return _engine(graph, options, [_CPU_PROVIDER])
+        return options
 
 
 class OrtDeviceLoader:

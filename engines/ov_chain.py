@@ -16,9 +16,10 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from glc.engines.chained import TAKEN
 from glc.engines.conv_chain import Convolution, EightBits, GroupNorm, Kind
 from glc.engines.ov_constants import constant_behind, with_constant
-from glc.engines.ov_cut import TAKEN, needed, split, tensor_key
+from glc.engines.ov_cut import needed, split, tensor_key
 from glc.engines.ov_eight_bits import QuantisedConvolution, quantised_convolution
 from glc.engines.ov_group_norm import found_group_norm
 from glc.engines.ov_readers import readers

@@ -1,4 +1,4 @@
-"""OpenVINO with our own kernels: chains of convolutions on AMX or AVX2, exact networks on AMX, the rest as in `ov`."""
+"""OpenVINO with our own kernels: chains of convolutions and exact networks on AMX or AVX2, the rest as in `ov`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import openvino
 from numpy.typing import NDArray
 
+from glc.engines.chained import ChainedEngine
 from glc.engines.conv_chain import ConvChain, activations, default_precision, pack, require_kernels
-from glc.engines.exact_chain import ExactChain
+from glc.engines.exact_chain import ExactChain, best_kernel
 from glc.engines.exact_chain import pack as pack_exact
+from glc.engines.exact_cut import cut_exact
 from glc.engines.kernel_memory import ActivationMemory, PackedChain
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
 from glc.engines.ov_chain import LONG, SHORT, cut
-from glc.engines.ov_cut import GIVEN, TAKEN
 from glc.engines.ov_eight_bits import has_eight_bits
-from glc.engines.ov_exact_chain import cut_exact
-from glc.engines.protocol import Array, Engine, TensorSpec, check_feeds
+from glc.engines.protocol import Engine
 from glc.errors import EngineUnavailable
 
 _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
@@ -30,48 +30,6 @@ _MODEL, _CHAINS = "model", "packed rows"
 """Parts of a graph in the cache."""
 _LONG, _SHORT, _EXACT = "long", "short", "exact"
 """Kinds of chains, by the memory that they take."""
-
-
-class OvChainedEngine:
-    """A graph in parts: models of OpenVINO, and a chain between each two."""
-
-    def __init__(self, models: Sequence[OvEngine], chains: Sequence[ConvChain | ExactChain]) -> None:
-        self._models, self._chains = models, chains
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` must be fed."""
-        found = (spec for model in self._models for spec in model.inputs if spec.name != TAKEN)
-        return tuple(dict.fromkeys(found))
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns."""
-        return self._models[-1].outputs
-
-    @property
-    def streams(self) -> int:
-        """Runs that may go on at once."""
-        return self._models[0].streams
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs; see `Engine.run`."""
-        check_feeds(self.inputs, feeds)
-        first, *others = self._models
-        found = _run(first, feeds)
-        for chain, model in zip(self._chains, others, strict=True):
-            taken = chain.run(found[GIVEN][0])
-            found = _run(model, {**feeds, TAKEN: taken[None]})
-        return found
-
-    def close(self) -> None:
-        """Free the graph."""
-        for model in self._models:
-            model.close()
-
-
-def _run(model: OvEngine, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    return model.run({spec.name: feeds[spec.name] for spec in model.inputs})
 
 
 class OvChainedLoader(OvLoader):
@@ -155,21 +113,25 @@ class OvChainedLoader(OvLoader):
         return (parts.models, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
 
     def _cut_exact(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
-        """The same of an exact graph: as integers where there are tiles, and no float16, which OpenVINO has fast."""
-        parts = cut_exact(self._parsed(graph)) if self._has_tiles and self.exact_precision == "f32" else None
-        return ((parts.before, parts.behind), [pack_exact(parts.row)]) if parts else ((), [])
+        """The same of an exact graph: as integers, but where OpenVINO multiplies float16 in tiles."""
+        kernel = best_kernel() if self.exact_precision == "f32" else None
+        parts = cut_exact(graph) if kernel else None
+        if kernel is None or parts is None:
+            return (), []
+        return (self._parsed(parts.before), self._parsed(parts.behind)), [pack_exact(parts.row, kernel)]
 
-    def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> OvChainedEngine:
+    def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> ChainedEngine:
         found: list[ConvChain | ExactChain]
-        if exact:
-            found = [ExactChain(chain, self._threads, self._memories.get(_EXACT)) for chain in chains]
+        kernel = best_kernel() if exact else None
+        if kernel is not None:
+            found = [ExactChain(chain, kernel, self._threads, self._memories.get(_EXACT)) for chain in chains]
         else:
             kinds = (_LONG if len(chain.layers) >= LONG else _SHORT for chain in chains)
             found = [
                 ConvChain(chain, self._precision, self._threads, self._memories.get(kind))
                 for chain, kind in zip(chains, kinds, strict=True)
             ]
-        return OvChainedEngine([OvEngine(model, sparing=self._sparing) for model in models], found)
+        return ChainedEngine([OvEngine(model, sparing=self._sparing) for model in models], found)
 
     def _way(self, *, exact: bool) -> str:
         """Other than OpenVINO's own way: a graph that it compiled whole may have a chain."""

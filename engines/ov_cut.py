@@ -9,10 +9,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-GIVEN = "chain_given"
-"""Output of what stands before, (1, H, W, C)."""
-TAKEN = "chain_taken"
-"""Input of what stands behind, (1, h, w, O)."""
+from glc.engines.chained import GIVEN, TAKEN
 
 
 def split(

@@ -34,6 +34,11 @@ def has_float16_matrices() -> bool:
     return "amx_fp16" in processor_fields().get("flags", "").split()
 
 
+def has_avx512() -> bool:
+    """Whether 16 float32s are multiplied at once."""
+    return "avx512f" in processor_fields().get("flags", "").split()
+
+
 @functools.cache
 def processor_name() -> str:
     """Architecture, model and a digest of the instruction sets, on which kernels and their rounding depend."""

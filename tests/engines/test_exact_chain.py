@@ -1,4 +1,4 @@
-"""Rows of exact layers: the integers that the arithmetic says, to the last bit, on AMX and without."""
+"""Rows of exact layers: the integers that the arithmetic says, to the last bit, by every kernel."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 from glc.engines import _exact_chain, exact_chain
 from glc.engines.exact_chain import LARGEST_ACTIVATION, LARGEST_WEIGHT, ExactChain, ExactLayer, ExactRow, Kind, pack
 from glc.engines.kernel_memory import ActivationMemory
-from glc.errors import EngineUnavailable
+from glc.errors import EngineFailed
 
 kernels = pytest.mark.parametrize(
-    "plain",
+    "kernel",
     [
-        pytest.param(True, id="plain"),
         pytest.param(
-            False,
-            id="amx",
-            marks=pytest.mark.skipif("amx" not in _exact_chain.kernels(), reason="this processor has no AMX"),
-        ),
+            name, marks=pytest.mark.skipif(name not in _exact_chain.kernels(), reason=f"this processor has no {name}")
+        )
+        for name in ("plain", "avx2", "amx")
     ],
 )
 SIZES = [(1, 1), (3, 5), (9, 17)]
@@ -146,17 +144,17 @@ def everything(channels: int = 48) -> tuple[Network, tuple[int, int]]:
     return network, (last, network.point(last, 16))
 
 
-def chain_of(row: ExactRow, threads: int, *, plain: bool) -> ExactChain:
-    return ExactChain(pack(row), threads, ActivationMemory(), plain=plain)
+def chain_of(row: ExactRow, threads: int, kernel: str) -> ExactChain:
+    return ExactChain(pack(row, kernel), kernel, threads, ActivationMemory())
 
 
 @kernels
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [16, 48, 64, 144])
-def test_every_integer_is_the_one_that_arithmetic_gives(channels: int, size: tuple[int, int], plain: bool) -> None:
+def test_every_integer_is_the_one_that_arithmetic_gives(channels: int, size: tuple[int, int], kernel: str) -> None:
     network, results = everything(channels)
     given = network.given(*size)
-    found = chain_of(network.row(*results), 2, plain=plain).run(given)
+    found = chain_of(network.row(*results), 2, kernel).run(given)
     assert found.dtype == np.float32
     expected = network.expected(given, *results)
     assert np.abs(expected).max() == 559, "some reach the limit"
@@ -164,7 +162,7 @@ def test_every_integer_is_the_one_that_arithmetic_gives(channels: int, size: tup
 
 
 @kernels
-def test_sums_of_the_largest_integers_are_exact(plain: bool) -> None:
+def test_sums_of_the_largest_integers_are_exact(kernel: str) -> None:
     """8 channels of the largest: 1023 * 2047 * 8 is just below 2^24; parts of it are far beyond a byte."""
     channels = 16
     weights = np.zeros((channels, channels), np.float32)
@@ -175,26 +173,41 @@ def test_sums_of_the_largest_integers_are_exact(plain: bool) -> None:
     given = np.full((5, 5, channels), LARGEST_ACTIVATION, np.float32)
     given[::2] *= -1
     given[4, 4] = 0
-    found = ExactChain(pack(ExactRow(channels, (layer,), (1,))), 1, plain=plain).run(given)
+    found = chain_of(ExactRow(channels, (layer,), (1,)), 1, kernel).run(given)
     exact = given.astype(np.float64) @ weights.T.astype(np.float64) * 2.0**-14 + 0.5
     np.testing.assert_array_equal(found, np.rint(np.clip(exact, -1023, 1023)))
     assert (found[4, 4] == 0).all(), "halves go to the even one"
 
 
 @kernels
-def test_threads_and_calls_at_once_change_nothing(plain: bool) -> None:
+def test_threads_and_calls_at_once_change_nothing(kernel: str) -> None:
     network, results = everything()
     given = [network.given(7, 9), network.given(9, 4), network.given(7, 9)]
-    shared = chain_of(network.row(*results), 3, plain=plain)
+    shared = chain_of(network.row(*results), 3, kernel)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(shared.run, given * 4))
     for each, one in zip(found, given * 4, strict=True):
         np.testing.assert_array_equal(each, network.expected(one, *results))
 
 
-def test_a_processor_without_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_exact_chain, "kernels", lambda: ["plain"])
-    assert not exact_chain.has_kernels()
+@pytest.mark.parametrize(
+    ("known", "avx512", "best"),
+    [
+        (["plain"], False, None),
+        (["plain", "avx2"], False, "avx2"),
+        (["plain", "avx2"], True, None),
+        (["plain", "avx2", "amx"], True, "amx"),
+    ],
+)
+def test_the_best_kernel_is_the_one_that_gains_here(
+    known: list[str], avx512: bool, best: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_exact_chain, "kernels", lambda: known)
+    monkeypatch.setattr(exact_chain, "has_avx512", lambda: avx512)
+    assert exact_chain.best_kernel() == best
+
+
+def test_what_has_other_channels_is_refused() -> None:
     network, results = everything()
-    with pytest.raises(EngineUnavailable, match=r"AMX.*choose engine openvino"):
-        chain_of(network.row(*results), 1, plain=False)
+    with pytest.raises(EngineFailed, match="48 channels was given 1"):
+        chain_of(network.row(*results), 1, "plain").run(np.zeros((3, 4, 1), np.float32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from glc.engines import ENGINE_NAMES, Engine, EngineLoader, TensorSpec, engine_loader
+from glc.engines import ENGINE_NAMES, Engine, EngineLoader, TensorSpec, engine_loader, exact_chain
+from glc.engines.chained import ChainedEngine
+from glc.engines.ort import OrtEngine, OrtLoader
 from glc.errors import EngineFailed, EngineRejectedGraph, EngineUnavailable, GlcError
+from glc.runtime.bundle import Bundle
+from glc.runtime.default_model import default_bundle
 
 X = np.arange(6, dtype=np.float32).reshape(1, 6)
 
@@ -203,3 +209,45 @@ def test_a_fingerprint_tells_all_that_float_results_may_depend_on() -> None:
 def test_without_a_number_all_threads_are_used_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 8, 9, 11}, raising=False)
     assert ", 5 threads," in engine_loader("onnxruntime").fingerprint
+
+
+@pytest.mark.parametrize("graph", ["hyper_prior", "spatial_prior_1"])
+def test_an_exact_graph_in_parts_gives_every_bit_of_the_whole_one(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(default_bundle())
+    content = bundle.graph(graph)[1]
+    monkeypatch.setattr(exact_chain, "best_kernel", lambda: "plain")
+    engine = OrtLoader(2).load(content, exact=True)
+    whole = OrtLoader(2, optimise=False).load(content, exact=True)
+    assert isinstance(engine, ChainedEngine)
+    assert isinstance(whole, OrtEngine)
+    assert (engine.inputs, engine.outputs) == (whole.inputs, whole.outputs)
+    random = np.random.default_rng(0)
+    channels = bundle.manifest.config.latent_channels
+    if graph == "hyper_prior":
+        feeds = {"z_indices": random.integers(0, bundle.manifest.config.codebook_entries, (1, 3, 5)).astype(np.int32)}
+    else:
+        names = ("y_hat", "context")
+        feeds = {name: random.integers(-9, 10, (1, channels, 6, 10)).astype(np.float32) for name in names}
+    found, expected = engine.run(feeds), whole.run(feeds)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_exact_graphs_are_whole_where_no_kernel_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_chain, "best_kernel", lambda: None)
+    graph = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+    assert isinstance(OrtLoader(1).load(graph, exact=True), OrtEngine)
+
+
+def test_kernels_that_were_not_compiled_are_not_needed() -> None:
+    program = """
+import sys
+sys.modules["glc.engines._exact_chain"] = None
+from glc.engines.ort import OrtEngine, OrtLoader
+from glc.runtime.bundle import Bundle
+from glc.runtime.default_model import default_bundle
+graph = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+assert isinstance(OrtLoader(1).load(graph, exact=True), OrtEngine)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

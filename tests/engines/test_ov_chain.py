@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13 as ops
 
 import glc
-from glc.engines import Array, engine_loader, ov_chained
+from glc.engines import Array, _exact_chain, engine_loader, exact_chain, ov_chained
+from glc.engines.chained import ChainedEngine
 from glc.engines.conv_chain import ConvChain, Kind, available_precisions, pack
-from glc.engines.exact_chain import ExactChain
 from glc.engines.kernel_memory import ActivationMemory, PackedChain
 from glc.engines.ov import OvLoader
 from glc.engines.ov_chain import cut
-from glc.engines.ov_chained import OvChainedEngine, OvChainedLoader
+from glc.engines.ov_chained import OvChainedLoader
 from glc.errors import EngineUnavailable
 from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
@@ -43,7 +42,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> OvChainedLoader:
     monkeypatch.setattr(ov_chained, "pack", lambda convolutions, _: pack(convolutions, "f16"))
     monkeypatch.setattr(ov_chained, "activations", lambda _: np.float16)
     monkeypatch.setattr(ov_chained, "ConvChain", _plain)
-    monkeypatch.setattr(ov_chained, "ExactChain", functools.partial(ExactChain, plain=True))
+    monkeypatch.setattr(ov_chained, "best_kernel", lambda: "plain")
     return OvChainedLoader("openvino-amx", 2, "f32")
 
 
@@ -69,7 +68,7 @@ def test_a_graph_in_three_computes_what_it_computes_whole(
     content = bundle.graph(graph)[1]
     given = feeds(graph, bundle)
     engine, whole = loader.load(content), OvLoader(2).load(content)
-    assert isinstance(engine, OvChainedEngine)
+    assert isinstance(engine, ChainedEngine)
     assert (engine.inputs, engine.outputs) == (whole.inputs, whole.outputs)
     found, expected = engine.run(given), whole.run(given)
     assert found.keys() == expected.keys()
@@ -87,7 +86,7 @@ def test_in_float32_it_computes_what_openvino_does(graph: str, mini_bundle: Path
     bundle = Bundle.open(mini_bundle)
     content, given = bundle.graph(graph)[1], feeds(graph, bundle)
     engine, whole = engine_loader("openvino-avx2", 2).load(content), OvLoader(2, "f32").load(content)
-    assert isinstance(engine, OvChainedEngine)
+    assert isinstance(engine, ChainedEngine)
     found, expected = engine.run(given), whole.run(given)
     if graph == "analysis":
         np.testing.assert_allclose(found["y"], expected["y"], atol=1e-4 * float(expected["y"].std()), rtol=1e-4)
@@ -134,10 +133,15 @@ def test_nothing_of_an_image_graph_but_attention_and_transform_coding_is_left(mi
         assert all(cut(model, np.float16) is None for model in parts.models)
 
 
-def test_exact_graphs_are_openvinos_on_avx2(mini_bundle: Path) -> None:
+@pytest.mark.parametrize(("avx512", "in_rows"), [(False, True), (True, False)])
+def test_exact_graphs_are_rows_of_integers_on_avx2_alone(
+    avx512: bool, in_rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_avx2()
-    prior = engine_loader("openvino-avx2", 2).load(Bundle.open(mini_bundle).graph("spatial_prior_1")[1], exact=True)
-    assert not isinstance(prior, OvChainedEngine)
+    monkeypatch.setattr(_exact_chain, "kernels", lambda: ["plain", "avx2"])
+    monkeypatch.setattr(exact_chain, "has_avx512", lambda: avx512)
+    content = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+    assert isinstance(engine_loader("openvino-avx2", 2).load(content, exact=True), ChainedEngine) == in_rows
 
 
 @pytest.mark.parametrize(("precision", "in_rows"), [("f32", True), ("f16", False)])
@@ -146,9 +150,9 @@ def test_exact_graphs_are_rows_of_integers_where_openvino_has_no_float16_for_the
 ) -> None:
     loader.exact_precision = precision
     content = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
-    assert isinstance(loader.load(content, exact=True), OvChainedEngine) == in_rows
+    assert isinstance(loader.load(content, exact=True), ChainedEngine) == in_rows
     recalled = loader.recall(hashlib.sha256(content).hexdigest(), exact=True)
-    assert isinstance(recalled, OvChainedEngine) == in_rows
+    assert isinstance(recalled, ChainedEngine) == in_rows
 
 
 def test_a_second_process_needs_no_graph(
