@@ -2,7 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 def kernels() -> list[str]:
-    """Names of the kernels that this processor computes: `plain`, `avx2`, `amx`."""
+    """Names of the kernels that this processor computes: `plain`, `avx2`, `vnni` (of AVX-512), `amx`."""
 
 def run(
     layers: NDArray[np.void], tensors: NDArray[np.void], height: int, width: int, threads: int, kernel: str, /

@@ -3,10 +3,10 @@
  *   integers of 11 bits --(1x1 or depthwise 3x3 convolution, or gate)--> float32, exact
  *                       --(+ sum, slope, limit, round)--> integers of 11 bits
  *
- * AVX2 multiplies 16 bits, twice as many an instruction as float32s. AMX multiplies 8: there an activation, and a
- * weight, is 32 times its upper part plus its lower part, and a sum of products is three sums of 32-bit integers: of
- * upper parts, of both mixed products, of lower parts. None of it rounds. exact_chain.py packs weights, plans tensors
- * and checks; docs/decisions/0017-integers-on-amx.md and 0018 say why and what it gains.
+ * AVX2, and AVX-512 with VNNI, multiply 16 bits, twice as many an instruction as float32s. AMX multiplies 8: there an
+ * activation, and a weight, is 32 times its upper part plus its lower part, and a sum of products is three sums of
+ * 32-bit integers: of upper parts, of both mixed products, of lower parts. None of it rounds. exact_chain.py packs
+ * weights, plans tensors and checks; docs/decisions/0017-integers-on-amx.md and 0018 say why and what it gains.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -20,8 +20,8 @@
 
 /* Kinds of layers; exact_chain.py has the same numbers. */
 enum { POINT, DEPTHWISE, GATE };
-enum { PLAIN, AVX2, AMX, KERNELS };
-static const char *const KERNEL_NAMES[KERNELS] = {"plain", "avx2", "amx"};
+enum { PLAIN, AVX2, VNNI_512, AMX, KERNELS };
+static const char *const KERNEL_NAMES[KERNELS] = {"plain", "avx2", "vnni", "amx"};
 
 enum { DONE, OUT_OF_MEMORY };
 
@@ -210,24 +210,104 @@ TARGET static void avx2_gate(const Run *run, const Layer *layer, int first, int 
 #undef INLINE
 #undef TARGET
 
-/* ---- with AMX ---- */
+/* ---- with AVX-512: VNNI multiplies 16 bits and sums up at once ---- */
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,amx-tile,amx-int8")))
+#define WIDE "avx512f,avx512bw,avx512vl,avx512dq,fma"
+#define TARGET __attribute__((target(WIDE)))
+#define VNNI __attribute__((target(WIDE ",avx512vnni")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-INLINE __m512 amx_get(const int16_t *from) {
+INLINE __m512 avx512_get(const int16_t *from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)from)));
 }
 
-INLINE __m512 amx_sloped(__m512 value, float slope) {
+INLINE __m512 avx512_sloped(__m512 value, float slope) {
   return _mm512_max_ps(value, _mm512_mul_ps(value, _mm512_set1_ps(slope)));
 }
 
-INLINE void amx_put(const Layer *layer, __m512 value, int16_t *to) {
+INLINE void avx512_put(const Layer *layer, __m512 value, int16_t *to) {
   value = _mm512_min_ps(_mm512_max_ps(value, _mm512_set1_ps(layer->low)), _mm512_set1_ps(layer->high));
   const __m512i whole = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(whole));
 }
+
+TARGET static void avx512_depthwise(const Run *run, const Layer *layer, int y) {
+  const Tensor *from = run->tensors + layer->source;
+  const int channels = from->channels, width = run->width;
+  int16_t *to = run->tensors[layer->target].data + (size_t)y * width * channels;
+  for (int x = 0; x < width; x++)
+    for (int c = 0; c < channels; c += COLUMNS, to += COLUMNS) {
+      __m512 value = _mm512_loadu_ps(layer->bias + c);
+      for (int t = 0; t < TAPS; t++) {
+        const int row = y + t / 3 - 1, column = x + t % 3 - 1;
+        if (row < 0 || row >= run->height || column < 0 || column >= width) continue;
+        const __m512 weight = _mm512_loadu_ps((const float *)layer->weights + t * channels + c);
+        value = _mm512_fmadd_ps(avx512_get(from->data + ((size_t)row * width + column) * channels + c), weight, value);
+      }
+      avx512_put(layer, avx512_sloped(value, layer->slope), to);
+    }
+}
+
+TARGET static void avx512_gate(const Run *run, const Layer *layer, int first, int pixels) {
+  const int channels = run->tensors[layer->target].channels;
+  size_t place = (size_t)first * channels;
+  for (int p = 0; p < pixels; p++)
+    for (int c = 0; c < channels; c += COLUMNS, place += COLUMNS) {
+      const __m512 gate = avx512_sloped(avx512_get(run->tensors[layer->gate].data + place), layer->slope);
+      const __m512 product = _mm512_mul_ps(avx512_get(run->tensors[layer->source].data + place), gate);
+      const __m512 value = _mm512_mul_ps(product, _mm512_loadu_ps(layer->factor + c));
+      avx512_put(layer, value, run->tensors[layer->target].data + place);
+    }
+}
+
+/* So many pixels times 16 outputs; written out for the same reason as `avx2_block`. */
+VNNI static inline __attribute__((always_inline)) void vnni_block(const Run *run, const Layer *layer, int first,
+                                                                  int column, const int pixels) {
+  enum { MOST = 12 };
+  const Tensor *from = run->tensors + layer->source, *into = run->tensors + layer->target;
+  const Tensor *more = layer->add < 0 ? NULL : run->tensors + layer->add;
+  const int inputs = from->channels;
+  const int16_t *data = from->data + (size_t)first * inputs;
+  const int16_t *weights = (const int16_t *)layer->weights + (size_t)column * inputs;
+  __m512i sums[MOST];
+#pragma GCC unroll 12
+  for (int p = 0; p < pixels; p++) sums[p] = _mm512_setzero_si512();
+  for (int k = 0; k < inputs; k += 2, weights += 2 * COLUMNS) {
+    const __m512i row = _mm512_load_si512(weights);
+#pragma GCC unroll 12
+    for (int p = 0; p < pixels; p++)
+      __asm__("vpdpwssd %1%{1to16%}, %2, %0"
+              : "+v"(sums[p])
+              : "m"(*(const int16_t(*)[2])(data + (size_t)p * inputs + k)), "v"(row));
+  }
+  const __m512 scale = _mm512_loadu_ps(layer->scale + column), bias = _mm512_loadu_ps(layer->bias + column);
+#pragma GCC unroll 12
+  for (int p = 0; p < pixels; p++) {
+    const size_t place = (size_t)(first + p) * into->channels + column;
+    __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[p]), scale, bias);
+    if (more) value = _mm512_fmadd_ps(avx512_get(more->data + place), _mm512_loadu_ps(layer->factor + column), value);
+    avx512_put(layer, avx512_sloped(value, layer->slope), into->data + place);
+  }
+}
+
+VNNI static void vnni_point(const Run *run, const Layer *layer, int first, int pixels, int8_t *unused) {
+  (void)unused;
+  const int columns = run->tensors[layer->target].channels;
+  for (int column = 0; column < columns; column += COLUMNS) {
+    int p = 0;
+    for (; p + 12 <= pixels; p += 12) vnni_block(run, layer, first + p, column, 12);
+    for (; p + 4 <= pixels; p += 4) vnni_block(run, layer, first + p, column, 4);
+    for (; p < pixels; p++) vnni_block(run, layer, first + p, column, 1);
+  }
+}
+
+#undef INLINE
+#undef TARGET
+
+/* ---- with AMX ---- */
+
+#define TARGET __attribute__((target(WIDE ",amx-tile,amx-int8")))
+#define INLINE TARGET static inline __attribute__((always_inline))
 
 /* Where the upper part of a pixel's channel lies: in a tile for each 64 channels, with one of lower parts behind it. */
 static inline size_t part_at(int pixel, int channel) {
@@ -262,8 +342,8 @@ INLINE void amx_finish_points(const Run *run, const Layer *layer, int32_t sums[S
     total = _mm512_slli_epi32(_mm512_add_epi32(total, _mm512_load_si512(sums[1][p])), BASE_BITS);
     total = _mm512_add_epi32(total, _mm512_load_si512(sums[2][p]));
     __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, bias);
-    if (more) value = _mm512_fmadd_ps(amx_get(more->data + place), factor, value);
-    amx_put(layer, amx_sloped(value, layer->slope), into->data + place);
+    if (more) value = _mm512_fmadd_ps(avx512_get(more->data + place), factor, value);
+    avx512_put(layer, avx512_sloped(value, layer->slope), into->data + place);
   }
 }
 
@@ -295,35 +375,6 @@ TARGET static void amx_point(const Run *run, const Layer *layer, int first, int 
     amx_finish_points(run, layer, sums, first, pixels, column);
   }
 }
-
-TARGET static void amx_depthwise(const Run *run, const Layer *layer, int y) {
-  const Tensor *from = run->tensors + layer->source;
-  const int channels = from->channels, width = run->width;
-  int16_t *to = run->tensors[layer->target].data + (size_t)y * width * channels;
-  for (int x = 0; x < width; x++)
-    for (int c = 0; c < channels; c += COLUMNS, to += COLUMNS) {
-      __m512 value = _mm512_loadu_ps(layer->bias + c);
-      for (int t = 0; t < TAPS; t++) {
-        const int row = y + t / 3 - 1, column = x + t % 3 - 1;
-        if (row < 0 || row >= run->height || column < 0 || column >= width) continue;
-        const __m512 weight = _mm512_loadu_ps((const float *)layer->weights + t * channels + c);
-        value = _mm512_fmadd_ps(amx_get(from->data + ((size_t)row * width + column) * channels + c), weight, value);
-      }
-      amx_put(layer, amx_sloped(value, layer->slope), to);
-    }
-}
-
-TARGET static void amx_gate(const Run *run, const Layer *layer, int first, int pixels) {
-  const int channels = run->tensors[layer->target].channels;
-  size_t place = (size_t)first * channels;
-  for (int p = 0; p < pixels; p++)
-    for (int c = 0; c < channels; c += COLUMNS, place += COLUMNS) {
-      const __m512 gate = amx_sloped(amx_get(run->tensors[layer->gate].data + place), layer->slope);
-      const __m512 product = _mm512_mul_ps(amx_get(run->tensors[layer->source].data + place), gate);
-      const __m512 value = _mm512_mul_ps(product, _mm512_loadu_ps(layer->factor + c));
-      amx_put(layer, value, run->tensors[layer->target].data + place);
-    }
-}
 #endif
 
 /* ---- layers in turn, by a team ---- */
@@ -339,7 +390,8 @@ static const Kernel CODE[KERNELS] = {
     {PIXELS, plain_point, plain_depthwise, plain_gate},
 #if HAS_X86
     {24, avx2_point, avx2_depthwise, avx2_gate},
-    {PIXELS, amx_point, amx_depthwise, amx_gate},
+    {24, vnni_point, avx512_depthwise, avx512_gate},
+    {PIXELS, amx_point, avx512_depthwise, avx512_gate},
 #endif
 };
 
@@ -399,6 +451,9 @@ static int is_here(int kernel) {
 #if HAS_X86
   if (kernel == AMX) return has_amx(0);
   if (kernel == AVX2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (kernel == VNNI_512)
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 #endif
   return kernel == PLAIN;
 }

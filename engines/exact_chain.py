@@ -1,8 +1,8 @@
-"""Networks of exact arithmetic as rows of layers in integers, on AMX or AVX2 (docs/exact-arithmetic.md).
+"""Networks of exact arithmetic as rows of layers in integers (docs/exact-arithmetic.md).
 
 Where nothing multiplies float16, a general engine computes these networks in float32. `exact_chain.c` multiplies the
-same integers, on AVX2 in 16 bits (docs/decisions/0018), on AMX by their upper and lower parts in 8 (0017), and gets the
-same results.
+same integers, on AVX2 and AVX-512 in 16 bits (docs/decisions/0018), on AMX by their upper and lower parts in 8 (0017),
+and gets the same results.
 """
 
 from __future__ import annotations
@@ -95,18 +95,16 @@ class ExactRow:
 
 
 def best_kernel() -> str | None:
-    """The kernel that is faster here than float32 in a general engine.
+    """The kernel that is faster here than float32 in a general engine: `amx`, `vnni` or `avx2`.
 
-    None where there is none: AVX-512 multiplies as many float32s an instruction as AVX2 integers of 16 bits.
+    None where there is none: AVX-512 without VNNI multiplies as many float32s an instruction as AVX2 integers.
     """
-    known = _exact_chain.kernels()
-    if "amx" in known:
-        return "amx"
-    return "avx2" if "avx2" in known and not has_avx512() else None
+    known = [name for name in ("amx", "vnni", "avx2") if name in _exact_chain.kernels()]
+    return None if known[:1] == ["avx2"] and has_avx512() else next(iter(known), None)
 
 
 def pack(row: ExactRow, kernel: str) -> PackedChain:
-    """Order weights as a kernel takes them: `amx`, `avx2`, or `plain`, which is far slower, for tests."""
+    """Order weights as a kernel takes them: one of `best_kernel`, or `plain`, which is far slower, for tests."""
     layers = np.zeros(len(row.layers), _LAYER)
     channels = np.zeros(1 + max(layer.target for layer in row.layers), np.int32)
     channels[0] = row.channels

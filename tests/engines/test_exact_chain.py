@@ -19,7 +19,7 @@ kernels = pytest.mark.parametrize(
         pytest.param(
             name, marks=pytest.mark.skipif(name not in _exact_chain.kernels(), reason=f"this processor has no {name}")
         )
-        for name in ("plain", "avx2", "amx")
+        for name in ("plain", "avx2", "vnni", "amx")
     ],
 )
 SIZES = [(1, 1), (3, 5), (9, 17)]
@@ -196,7 +196,8 @@ def test_threads_and_calls_at_once_change_nothing(kernel: str) -> None:
         (["plain"], False, None),
         (["plain", "avx2"], False, "avx2"),
         (["plain", "avx2"], True, None),
-        (["plain", "avx2", "amx"], True, "amx"),
+        (["plain", "avx2", "vnni"], True, "vnni"),
+        (["plain", "avx2", "vnni", "amx"], True, "amx"),
     ],
 )
 def test_the_best_kernel_is_the_one_that_gains_here(

@@ -134,7 +134,7 @@ def test_nothing_of_an_image_graph_but_attention_and_transform_coding_is_left(mi
 
 
 @pytest.mark.parametrize(("avx512", "in_rows"), [(False, True), (True, False)])
-def test_exact_graphs_are_rows_of_integers_on_avx2_alone(
+def test_exact_graphs_are_rows_of_integers_on_avx2_but_not_where_float32_is_as_fast(
     avx512: bool, in_rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_avx2()
