@@ -43,11 +43,14 @@ def available_loaders(bundle: Bundle) -> tuple[list[EngineLoader], dict[str, str
     """Every engine with every setting that exact arithmetic must not depend on; what is missing, and why."""
     found: list[EngineLoader] = [OrtLoader(1), OrtLoader(2), OrtLoader(2, optimise=False)]
     missing: dict[str, str] = {}
-    for precision in ("f32", "f16"):
+    candidates: list[tuple[str, str | None]] = [("openvino", "f32"), ("openvino", "f16")]
+    if bundle.manifest.arithmetic == "exact":  # streams in float arithmetic have no codes for these
+        candidates += [("openvino-avx2", None), ("openvino-amx", None)]
+    for name, precision in candidates:
         try:
-            found.append(engine_loader("openvino", 2, precision))
+            found.append(engine_loader(name, 2, precision))
         except EngineUnavailable as error:
-            missing[f"openvino {precision}"] = str(error)
+            missing[f"{name} {precision or ''}".strip()] = str(error)
     for name, precision in ((name, precision) for name in GPU_ENGINES for precision in ("f32", "f16")):
         try:
             loader = engine_loader(name, None, precision)

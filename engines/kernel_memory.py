@@ -101,6 +101,7 @@ class ActivationMemory:
         # What is far too large belonged to another size of image, and goes.
         if idle is not None and size <= idle.size <= _MOST_SPARE * size:
             return idle
+        del idle  # before there is new memory beside it
         return aligned((size,), np.uint8)
 
     def leave(self, memory: NDArray[np.uint8]) -> None:

@@ -50,13 +50,16 @@ class Allowance:
 
     @classmethod
     def measure(cls, codec: glc.Codec) -> Allowance:
-        """Decode valid streams of noise, which have the most symbols beyond the tables, at the highest quality."""
+        """Decode valid streams of noise, which have the most symbols beyond the tables, at the highest quality.
+
+        From the smallest on, so that each takes its memory anew: an engine keeps what the last image took.
+        """
         pixels = np.random.RandomState(0)
+        images = [pixels.randint(0, 256, (CELL, CELL * cells, 3)).astype(np.uint8) for cells in _LADDER]
+        streams = [codec.encode(image, codec.qualities - 1) for image in images]
         ladder = []
         with traced():
-            for cells in _LADDER:
-                image = pixels.randint(0, 256, (CELL, CELL * cells, 3)).astype(np.uint8)
-                data = codec.encode(image, codec.qualities - 1)
+            for cells, data in zip(_LADDER, streams, strict=True):
                 peaks = [
                     measured("decode", lambda data=data: codec.decode(data)).peak_bytes,  # type: ignore[misc]
                     measured("decode", lambda data=data: codec.decode_partial(data)).peak_bytes,  # type: ignore[misc]
