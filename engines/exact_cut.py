@@ -129,10 +129,6 @@ class _Graph:
         }
         self._outputs = [messages.text(messages.only(data, 1)) for data in self._all(messages.OUTPUT)]
 
-    def made_by(self, name: str) -> messages.Node | None:
-        """The operation that gives a tensor; None of inputs and constants."""
-        return self._makers.get(name)
-
     def maker(self, name: str, op: str, inputs: int) -> messages.Node | None:
         """The operation that gives a tensor, if it is this one and takes so many."""
         node = self._makers.get(name)

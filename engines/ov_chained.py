@@ -138,7 +138,8 @@ class OvChainedLoader(OvLoader):
         return self._way_of("no chain", exact=exact)
 
     def _way_of(self, part: str, *, exact: bool) -> str:
-        return f"{super()._way(exact=exact)}, {part}"
+        """Weights are packed for one kernel, and which is best does not rest on the processor alone."""
+        return f"{super()._way(exact=exact)}, {part}" + (f", {best_kernel()}" if exact else "")
 
 
 def _arrays_of(chains: Sequence[PackedChain]) -> dict[str, NDArray[Any]]:

@@ -155,6 +155,18 @@ def test_exact_graphs_are_rows_of_integers_where_openvino_has_no_float16_for_the
     assert isinstance(recalled, ChainedEngine) == in_rows
 
 
+def test_weights_that_were_packed_for_another_kernel_are_not_recalled(
+    loader: OvChainedLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader.exact_precision = "f32"
+    content = Bundle.open(default_bundle()).graph("spatial_prior_1")[1]
+    sha256 = hashlib.sha256(content).hexdigest()
+    loader.load(content, exact=True)
+    assert loader.recall(sha256, exact=True) is not None
+    monkeypatch.setattr(ov_chained, "best_kernel", lambda: "another")
+    assert loader.recall(sha256, exact=True) is None
+
+
 def test_a_second_process_needs_no_graph(
     mini_bundle: Path, loader: OvChainedLoader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
