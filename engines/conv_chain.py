@@ -65,6 +65,9 @@ _WINOGRAD = np.array(
 )
 """G of F(4x4, 3x3), (6, 3): rows of a kernel -> rows of what a tile's inputs are multiplied by."""
 
+_WINOGRAD_2D = np.kron(_WINOGRAD, _WINOGRAD).astype(np.float32)
+"""The same for rows and columns, (36, 9)."""
+
 _PARITIES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)
 """(2, 2, 3): parity of an output row behind a nearest upsampling, input row that it sees -> rows of the 3x3 kernel that
 fall on it (docs/decisions/0009)."""
@@ -212,9 +215,11 @@ class ConvChain:
             (h, w, O) float16, or float32 in `f32` and where O is less than 16; belongs to the caller.
 
         Raises:
-            EngineFailed: a value left the range of the activations' type.
+            EngineFailed: a value left the range of the activations' type, or the chain does not take this shape.
         """
         shapes = self._shapes(given.shape[0], given.shape[1])
+        if given.shape != shapes[0] or not all(map(all, shapes.values())):
+            raise EngineFailed(f"a chain that takes {self._channels[0]} channels is given {list(given.shape)}")
         last = self._result
         result = aligned(shapes[last], self._dtype if shapes[last][2] >= _TILE else np.float32)
         is_image = self._layers[0]["kind"] == Kind.FIRST
@@ -348,12 +353,12 @@ def _by_matrix(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
 
     In the order in which they are multiplied: for the places of a tile, then for outputs; or for outputs, then taps.
     """
-    outputs = len(weights)
-    padded = np.pad(weights.astype(np.float64), ((0, -outputs % _TILE), (0, 0), (0, 0), (0, 0)))
+    padded = np.pad(weights, ((0, -len(weights) % _TILE), (0, 0), (0, 0), (0, 0)))
     split = padded.reshape(-1, _TILE, *weights.shape[1:])
     if kind in (Kind.DENSE, Kind.UP):
-        tiles = np.einsum("ar,goirc,bc->abgio", _WINOGRAD, split, _WINOGRAD, optimize=True)
-        return np.ascontiguousarray(tiles, np.float32)
+        # As one product of matrices: graphs have a hundred million of these weights, and someone waits.
+        taps = np.ascontiguousarray(split.transpose(3, 4, 0, 2, 1), np.float32)
+        return _WINOGRAD_2D @ taps.reshape(taps.shape[0] * taps.shape[1], -1)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 2, 1), np.float32)
 
 

@@ -9,7 +9,6 @@ side. Graphs are cut as serialised, so that any engine may load the parts.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc.engines import onnx_messages as messages
-from glc.engines.chained import GIVEN, TAKEN
 from glc.engines.exact_chain import COLUMNS, LARGEST_ACTIVATION, LARGEST_WEIGHT, ExactLayer, ExactRow, Kind
+from glc.engines.onnx_parts import OnnxGraph, Seam
 
 _LEAST_LAYERS = 4
 """Of a row that is worth its ends."""
@@ -46,15 +45,20 @@ def cut_exact(graph: bytes) -> CutExactGraph | None:
         None where there is none, or where the graph cannot be read, for an engine to say what is wrong.
     """
     try:
-        found = _Graph(graph)
+        found = OnnxGraph(graph)
         best = max(_rows(found), key=len, default=[])
         if len(best) < _LEAST_LAYERS:
             return None
-        results = found.read_outside({layer.result for layer in best})
+        made = [layer.result for layer in best]
+        read_outside = found.reached(found.outputs, made)
+        results = [name for name in made if name in read_outside]
         row = _numbered(best, results)
         if row is None:
             return None
-        return CutExactGraph(found.before(best[0].source, row.channels), row, found.behind(results, row))
+        of_tensor = {layer.target: layer.channels for layer in row.layers}
+        given = Seam({best[0].source: row.channels})
+        taken = Seam({name: of_tensor[number] for name, number in zip(results, row.results, strict=True)})
+        return CutExactGraph(found.part(None, given), row, found.part(taken, None))
     except (ValueError, IndexError, TypeError):
         return None
 
@@ -77,7 +81,7 @@ class _Found:
         return [each for each in (self.source, self.gate, self.add) if each is not None]
 
 
-def _rows(graph: _Graph) -> Iterable[list[_Found]]:
+def _rows(graph: OnnxGraph) -> Iterable[list[_Found]]:
     """Layers of each row, in order; all of one row follow from one tensor."""
     rows: dict[str, list[_Found]] = {}
     heads: dict[str, str] = {}
@@ -113,100 +117,7 @@ def _numbered(layers: list[_Found], results: list[str]) -> ExactRow | None:
     return ExactRow(channels[given], tuple(row), tuple(numbers[each] for each in results))
 
 
-class _Graph:
-    """A serialised graph by the names of its tensors."""
-
-    def __init__(self, model: bytes) -> None:
-        self._model = list(messages.fields(memoryview(model)))
-        (graph,) = (field.data for field in self._model if field.number == messages.GRAPH)
-        self._fields = list(messages.fields(graph))
-        self.nodes = [
-            messages.node_of(n, field.data) for n, field in enumerate(self._fields) if field.number == messages.NODE
-        ]
-        self._makers = {name: node for node in self.nodes for name in node.outputs}
-        self._stored = {
-            messages.text(messages.only(data, messages.TENSOR_NAME)): data for data in self._all(messages.INITIALIZER)
-        }
-        self._outputs = [messages.text(messages.only(data, 1)) for data in self._all(messages.OUTPUT)]
-
-    def maker(self, name: str, op: str, inputs: int) -> messages.Node | None:
-        """The operation that gives a tensor, if it is this one and takes so many."""
-        node = self._makers.get(name)
-        return node if node is not None and node.op == op and len(node.inputs) == inputs else None
-
-    def constant(self, name: str) -> NDArray[Any] | None:
-        """Values of a tensor, if it is a constant."""
-        return messages.constant(name, self._stored, self._makers)
-
-    def with_constant(self, name: str, op: str) -> tuple[str, NDArray[Any]] | None:
-        """The other operand of an operation on a constant, and that."""
-        node = self.maker(name, op, 2)
-        for value, other in () if node is None else (node.inputs, node.inputs[::-1]):
-            values = self.constant(other)
-            if values is not None:
-                return value, values
-        return None
-
-    def read_outside(self, made: set[str]) -> list[str]:
-        """Those tensors of a row that what the graph gives depends on other than by the row itself."""
-        _, reached = self._needed(self._outputs, made)
-        return [name for node in self.nodes for name in node.outputs if name in made and name in reached]
-
-    def before(self, given: str, channels: int) -> bytes:
-        """The part that gives one tensor, as `GIVEN`."""
-        end = messages.operation("Transpose", [given], [GIVEN], perm=[0, 2, 3, 1])
-        return self._part(
-            [given], set(), [], [end, messages.value(messages.OUTPUT, GIVEN, (1, "height", "width", channels))]
-        )
-
-    def behind(self, results: list[str], row: ExactRow) -> bytes:
-        """The part that takes the tensors of a row, as `TAKEN`, and gives what the graph does."""
-        of_tensor = {layer.target: layer.channels for layer in row.layers}
-        sizes = [of_tensor[number] for number in row.results]
-        turned = results if len(results) == 1 else [f"{TAKEN}/turned"]
-        start = [messages.operation("Transpose", [TAKEN], turned, perm=[0, 3, 1, 2])]
-        if len(results) > 1:
-            start.append(messages.operation("Split", [*turned, f"{TAKEN}/sizes"], results, axis=1))
-        more = [messages.tensor(f"{TAKEN}/sizes", np.array(sizes, np.int64))] if len(results) > 1 else []
-        more.append(messages.value(messages.INPUT, TAKEN, (1, "height", "width", sum(sizes))))
-        outputs = [field.whole for field in self._fields if field.number == messages.OUTPUT]
-        return self._part(self._outputs, set(results), start, [*more, *outputs])
-
-    def _part(self, ends: list[str], known: set[str], start: list[bytes], more: Iterable[bytes | memoryview]) -> bytes:
-        """The model with those operations alone that lead to some tensors, from others that are known."""
-        needed, reached = self._needed(ends, known)
-        names = {messages.INPUT: 1, messages.INITIALIZER: messages.TENSOR_NAME, messages.VALUE: 1}
-        kept: list[bytes | memoryview] = list(start)
-        for place, field in enumerate(self._fields):
-            if field.number in names:
-                if messages.text(messages.only(field.data, names[field.number])) in reached - known:
-                    kept.append(field.whole)
-            elif field.number != messages.OUTPUT and (field.number != messages.NODE or place in needed):
-                kept.append(field.whole)
-        graph = messages.written(messages.GRAPH, b"".join(itertools.chain(kept, more)))
-        return b"".join(graph if field.number == messages.GRAPH else field.whole for field in self._model)
-
-    def _needed(self, ends: Iterable[str], known: set[str]) -> tuple[set[int], set[str]]:
-        """Places of the operations that lead to some tensors, and all tensors on the way; not beyond those known."""
-        places: set[int] = set()
-        reached: set[str] = set()
-        waiting = list(ends)
-        while waiting:
-            name = waiting.pop()
-            if name in reached:
-                continue
-            reached.add(name)
-            node = None if name in known else self._makers.get(name)
-            if node is not None:
-                places.add(node.place)
-                waiting += node.inputs
-        return places, reached
-
-    def _all(self, number: int) -> Iterable[memoryview]:
-        return (field.data for field in self._fields if field.number == number)
-
-
-def _layer(graph: _Graph, rounding: messages.Node) -> _Found | None:
+def _layer(graph: OnnxGraph, rounding: messages.Node) -> _Found | None:
     """The layer that ends in a rounding."""
     clamped = _clamped(graph, rounding.inputs[0])
     if clamped is None:
@@ -218,7 +129,7 @@ def _layer(graph: _Graph, rounding: messages.Node) -> _Found | None:
     return None if found is None or found.layer.channels % COLUMNS or found.inputs % COLUMNS else found
 
 
-def _gate(graph: _Graph, value: str, result: str, limits: tuple[float, float]) -> _Found | None:
+def _gate(graph: OnnxGraph, value: str, result: str, limits: tuple[float, float]) -> _Found | None:
     """The product of a tensor, a sloped one and a factor."""
     scaled = graph.with_constant(value, "Mul")
     product = None if scaled is None else graph.maker(scaled[0], "Mul", 2)
@@ -233,7 +144,7 @@ def _gate(graph: _Graph, value: str, result: str, limits: tuple[float, float]) -
     return None
 
 
-def _sum(graph: _Graph, value: str, result: str, limits: tuple[float, float]) -> _Found | None:
+def _sum(graph: OnnxGraph, value: str, result: str, limits: tuple[float, float]) -> _Found | None:
     """A convolution with its bias; perhaps its slope, or a tensor that is added."""
     value, slope = _sloped(graph, value)
     convolution, add, factor = graph.maker(value, "Conv", 3), None, None
@@ -265,9 +176,7 @@ def _sum(graph: _Graph, value: str, result: str, limits: tuple[float, float]) ->
 
 
 def _kind(convolution: messages.Node, weights: NDArray[Any]) -> Kind | None:
-    about = {"group": 1, "pads": (0, 0, 0, 0), "strides": (1, 1), "dilations": (1, 1), "auto_pad": b"NOTSET"}
-    about |= convolution.attributes()
-    about["pads"] = about["pads"] or (0, 0, 0, 0)
+    about = messages.convolution_attributes(convolution)
     if (about["strides"], about["dilations"], about["auto_pad"]) != ((1, 1), (1, 1), b"NOTSET"):
         return None
     if (about["group"], about["pads"], weights.shape[2:]) == (1, (0, 0, 0, 0), (1, 1)):
@@ -287,7 +196,7 @@ def _whole(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[n
     return integers, np.ldexp(np.float32(1), exponents - bits)
 
 
-def _largest_integers(graph: _Graph) -> dict[str, float]:
+def _largest_integers(graph: OnnxGraph) -> dict[str, float]:
     """How large the values of those tensors may be that hold integers."""
     largest: dict[str, float] = {}
     for node in graph.nodes:
@@ -308,7 +217,7 @@ def _largest_integers(graph: _Graph) -> dict[str, float]:
     return largest
 
 
-def _clamped(graph: _Graph, name: str) -> tuple[str, tuple[float, float]] | None:
+def _clamped(graph: OnnxGraph, name: str) -> tuple[str, tuple[float, float]] | None:
     """A tensor and its limits."""
     clip = graph.maker(name, "Clip", 3)
     limits = [] if clip is None else [graph.constant(each) for each in clip.inputs[1:]]
@@ -316,7 +225,7 @@ def _clamped(graph: _Graph, name: str) -> tuple[str, tuple[float, float]] | None
     return None if clip is None or low is None or high is None else (clip.inputs[0], (low, high))
 
 
-def _sloped(graph: _Graph, name: str) -> tuple[str, float]:
+def _sloped(graph: OnnxGraph, name: str) -> tuple[str, float]:
     """A tensor and its slope below zero; 1 where it has none."""
     node = graph.maker(name, "LeakyRelu", 1)
     slope = 1.0 if node is None else float(node.attributes().get("alpha", 0.01))

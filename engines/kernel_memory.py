@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 _LINE = 64
 """Bytes of a cache line."""
+_LONG = 8
+"""Layers."""
 _MOST_SPARE = 4
 """Memory that waits is used for runs that take at least this part of it."""
 
@@ -109,6 +111,18 @@ class ActivationMemory:
         with self._lock:
             if self._idle is None or self._idle.size <= memory.size:
                 self._idle = memory
+
+
+class EngineMemory:
+    """Activation memory of an engine's chains: apart by kind, as what is far too large for a run is not kept."""
+
+    def __init__(self) -> None:
+        self.exact = ActivationMemory()
+        self._long, self._short = ActivationMemory(), ActivationMemory()
+
+    def of_convolutions(self, chain: PackedChain) -> ActivationMemory:
+        """For a row through all sizes of an image, or for one of the few between attentions."""
+        return self._long if len(chain.layers) >= _LONG else self._short
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

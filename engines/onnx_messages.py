@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 GRAPH = 7
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE = 1, 5, 11, 12, 13
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 4, 5
-_TENSOR_DIMS, _TENSOR_TYPE, TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INT32S, TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 5, 8, 9
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_BYTES, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = (
     1,
     2,
@@ -23,8 +23,15 @@ _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_BYTES, _ATTRIBUTE_
     20,
 )
 _IS_INT, _IS_INTS = 2, 7
-_FLOAT32, _FLOAT16, _INT64 = 1, 10, 7
-_TYPES: dict[int, type[np.generic]] = {_FLOAT32: np.float32, _FLOAT16: np.float16, _INT64: np.int64}
+FLOAT32, FLOAT16 = 1, 10
+_UINT8, _INT8, _INT64 = 2, 3, 7
+_TYPES: dict[int, type[np.generic]] = {
+    FLOAT32: np.float32,
+    FLOAT16: np.float16,
+    _UINT8: np.uint8,
+    _INT8: np.int8,
+    _INT64: np.int64,
+}
 _VARINT, _BYTES = 0, 2
 
 
@@ -137,14 +144,32 @@ def constant(name: str, stored: Mapping[str, memoryview], makers: Mapping[str, N
         return None
     tensor = list(fields(stored[name]))
     kind = next((field.value for field in tensor if field.number == _TENSOR_TYPE), 0)
-    raw = next((field.data for field in tensor if field.number == _TENSOR_RAW), None)
-    if raw is None or kind not in _TYPES:
+    if kind not in _TYPES:
         return None
-    values = np.frombuffer(raw, _TYPES[kind])
+    values = _values(tensor, kind)
     shape = _integers(tensor, _TENSOR_DIMS)
     if values.size != np.prod(shape):
         return None
-    return values.reshape(shape).astype(np.float32) if kind == _FLOAT16 else values.reshape(shape)
+    return values.reshape(shape).astype(np.float32) if kind == FLOAT16 else values.reshape(shape)
+
+
+def _values(tensor: Iterable[Field], kind: int) -> NDArray[Any]:
+    """Values of a constant: as bytes, or as numbers of the protocol's own."""
+    if kind == FLOAT32:
+        raw = [field.data for field in tensor if field.number in (_TENSOR_RAW, _TENSOR_FLOATS)]
+        return np.frombuffer(b"".join(raw), np.float32)
+    raw = [field.data for field in tensor if field.number == _TENSOR_RAW]
+    if raw or kind not in (_UINT8, _INT8):
+        return np.frombuffer(b"".join(raw), _TYPES[kind])
+    codes = _integers(tensor, _TENSOR_INT32S)  # the last eight bits, as negative ones have 64
+    return np.array([code & 255 for code in codes], np.uint8).view(_TYPES[kind])
+
+
+def convolution_attributes(convolution: Node) -> dict[str, Any]:
+    """Attributes of a Conv on images, with the defaults of those that are not given."""
+    about = {"group": 1, "pads": (), "strides": (1, 1), "dilations": (1, 1), "auto_pad": b"NOTSET"}
+    about |= convolution.attributes()
+    return about | {"pads": about["pads"] or (0, 0, 0, 0)}
 
 
 def channels_of(value: memoryview) -> tuple[str, int]:
@@ -190,15 +215,16 @@ def operation(op: str, inputs: Iterable[str], outputs: Iterable[str], **attribut
 def tensor(name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> bytes:
     """A constant: an initializer's field."""
     dims = b"".join(_integer(_TENSOR_DIMS, size) for size in values.shape)
-    kind = _integer(_TENSOR_TYPE, _FLOAT32 if values.dtype == np.float32 else _INT64)
+    kind = _integer(_TENSOR_TYPE, FLOAT32 if values.dtype == np.float32 else _INT64)
     return written(INITIALIZER, dims + kind + written(TENSOR_NAME, name) + written(_TENSOR_RAW, values.tobytes()))
 
 
-def value(number: int, name: str, shape: Iterable[int | str]) -> bytes:
-    """A float32 value of this shape, sizes that are free by a name: an input's or output's field."""
+def value(number: int, name: str, shape: Iterable[int | str], dtype: type[np.floating] = np.float32) -> bytes:
+    """A value of this shape, sizes that are free by a name, float32 or float16: an input's or output's field."""
     axes = (_integer(1, size) if isinstance(size, int) else written(2, size) for size in shape)
     sizes = b"".join(written(1, axis) for axis in axes)
-    return written(number, written(1, name) + written(2, written(1, _integer(1, _FLOAT32) + written(2, sizes))))
+    kind = _integer(1, FLOAT32 if dtype == np.float32 else FLOAT16)
+    return written(number, written(1, name) + written(2, written(1, kind + written(2, sizes))))
 
 
 def _attribute(name: str, value: int | list[int]) -> bytes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from glc.engines.chained import ChainedEngine
+from glc.engines.chained import Chain, ChainedEngine
 from glc.engines.host_arrays import host_array
-from glc.engines.kernel_memory import ActivationMemory
+from glc.engines.kernel_memory import EngineMemory
 from glc.engines.ort_rounding import rounding_in_blocks
 from glc.engines.processor import available_threads, processor_name
 from glc.engines.protocol import (
@@ -123,13 +123,15 @@ class OrtLoader(HostLoader):
         self._threads = threads or available_threads()
         self._optimise = optimise
         self._arena = arena
-        self._memory = ActivationMemory() if arena else None
+        self._memory = EngineMemory() if arena else None
 
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
-        plain = "" if self._optimise else " without graph optimisation"
-        return f"onnxruntime {onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
+        how = " without graph optimisation"
+        if self._optimise:
+            how = " with convolutions on AVX2" if _has_own_convolutions() else ""
+        return f"onnxruntime {onnxruntime.__version__} float32{how}, {self._threads} threads, {processor_name()}"
 
     def sparing(self) -> OrtLoader:
         """A loader like this one; see `HostLoader.sparing`."""
@@ -137,26 +139,49 @@ class OrtLoader(HostLoader):
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
-        if not exact or not self._optimise:
-            return _engine(graph, self._options(), [_CPU_PROVIDER])
-        return self._in_parts(graph) or _engine(rounding_in_blocks(graph), self._options(), [_CPU_PROVIDER])
+        if self._optimise:
+            parts, chains = self._cut_exact(graph) if exact else self._cut(graph)
+            if chains:
+                return self._chained(parts, chains)
+            graph = rounding_in_blocks(graph) if exact else graph
+        return _engine(graph, self._options(), [_CPU_PROVIDER])
 
-    def _in_parts(self, graph: bytes) -> Engine | None:
-        """An exact graph whose convolutions our own kernels compute; None where they are no faster."""
+    def _cut(self, graph: bytes) -> tuple[Sequence[bytes], Sequence[Chain]]:
+        """Parts of an image graph, and the convolutions between them on our own kernels; none where these are not."""
+        if not _has_own_convolutions():
+            return (), ()
+        from glc.engines.conv_chain import ConvChain, pack
+        from glc.engines.conv_cut import cut_convolutions
+
+        found = cut_convolutions(graph, np.float32)
+        if found is None:
+            return (), ()
+        memory, chains = self._memory, [pack(row, "f32") for row in found.chains]
+        return found.parts, [
+            ConvChain(chain, "f32", self._threads, memory.of_convolutions(chain) if memory else None)
+            for chain in chains
+        ]
+
+    def _cut_exact(self, graph: bytes) -> tuple[Sequence[bytes], Sequence[Chain]]:
+        """The same of an exact graph; no chain where our own kernels are no faster."""
         try:
             from glc.engines.exact_chain import ExactChain, best_kernel, pack
             from glc.engines.exact_cut import cut_exact
         except EngineUnavailable:  # they were not compiled
-            return None
+            return (), ()
         kernel = best_kernel()
-        parts = cut_exact(graph) if kernel else None
-        if kernel is None or parts is None:
-            return None
+        found = cut_exact(graph) if kernel else None
+        if kernel is None or found is None:
+            return (), ()
+        parts = [rounding_in_blocks(part) for part in (found.before, found.behind)]
+        memory = self._memory.exact if self._memory else None
+        return parts, [ExactChain(pack(found.row, kernel), kernel, self._threads, memory)]
+
+    def _chained(self, parts: Sequence[bytes], chains: Sequence[Chain]) -> Engine:
         options = self._options()
         # Its threads would wait for more work in a loop while ours compute.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        models = [_engine(rounding_in_blocks(part), options, [_CPU_PROVIDER]) for part in (parts.before, parts.behind)]
-        return ChainedEngine(models, [ExactChain(pack(parts.row, kernel), kernel, self._threads, self._memory)])
+        return ChainedEngine([_engine(part, options, [_CPU_PROVIDER]) for part in parts], chains)
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -278,6 +303,15 @@ class _DeviceWorkspace:
         """Write the top left of an image; see `Workspace.store`."""
         _, height, width, _ = out.shape
         np.copyto(np.asarray(out), self.fetch({"image": image})["image"][:, :height, :width])
+
+
+def _has_own_convolutions() -> bool:
+    """Whether our own kernels compute convolutions in float32 here."""
+    try:
+        from glc.engines.conv_chain import available_precisions
+    except EngineUnavailable:  # they were not compiled
+        return False
+    return "f32" in available_precisions()
 
 
 def _engine(graph: bytes, options: onnxruntime.SessionOptions, providers: list[Any]) -> OrtEngine:

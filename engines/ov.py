@@ -21,7 +21,6 @@ except ImportError as error:
     raise EngineUnavailable("engine openvino is not installed; run: pip install 'glc-deploy[openvino]'") from error
 
 from glc.engines.ov_cache import Cache, Compiled
-from glc.engines.ov_eight_bits import has_eight_bits
 from glc.engines.ov_errors import last_line
 from glc.engines.ov_group_norm import merge_group_norms
 from glc.engines.ov_precision import codebook_search, narrow, narrow_exact
@@ -223,7 +222,7 @@ class OvLoader(HostLoader):
             if self.exact_precision == "f16":
                 narrow_exact(source)
             return
-        if self._precision == "f16" and has_eight_bits(source):
+        if self._precision == "f16" and _has_eight_bits(source):
             raise EngineRejectedGraph("openvino has no 8-bit convolutions with results in f16; choose bf16 or f32")
         merge_upsampling(source)
         wide = merge_group_norms(source)
@@ -238,6 +237,11 @@ def _require_precision(model: openvino.CompiledModel, settings: Mapping[str, Any
         given = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != hint:
         raise EngineUnavailable(f"openvino compiled for {given} instead of {hint}; choose another precision")
+
+
+def _has_eight_bits(source: openvino.Model) -> bool:
+    """Whether anything in a graph is turned into integers."""
+    return any(node.get_type_name() == "FakeQuantize" for node in source.get_ordered_ops())
 
 
 def _specs(source: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -8,19 +8,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import openvino
 from numpy.typing import NDArray
 
-from glc.engines.chained import ChainedEngine
+from glc.engines.chained import Chain, ChainedEngine
 from glc.engines.conv_chain import ConvChain, activations, default_precision, pack, require_kernels
+from glc.engines.conv_cut import LONG, SHORT, cut_convolutions
 from glc.engines.exact_chain import ExactChain, best_kernel
 from glc.engines.exact_chain import pack as pack_exact
 from glc.engines.exact_cut import cut_exact
-from glc.engines.kernel_memory import ActivationMemory, PackedChain
+from glc.engines.kernel_memory import EngineMemory, PackedChain
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
-from glc.engines.ov_chain import LONG, SHORT, cut
-from glc.engines.ov_eight_bits import has_eight_bits
 from glc.engines.protocol import Engine
 from glc.errors import EngineUnavailable
 
@@ -28,8 +26,6 @@ _PRECISIONS = {"openvino-amx": ("f16", "bf16"), "openvino-avx2": ("f32",)}
 
 _MODEL, _CHAINS = "model", "packed rows"
 """Parts of a graph in the cache."""
-_LONG, _SHORT, _EXACT = "long", "short", "exact"
-"""Kinds of chains, by the memory that they take."""
 
 
 class OvChainedLoader(OvLoader):
@@ -56,8 +52,7 @@ class OvChainedLoader(OvLoader):
         super().__init__(threads, precision)
         self.name = name
         self._has_tiles = name == "openvino-amx"
-        # Apart, since what is far too large for a run is not kept for the next one.
-        self._memories: dict[str, ActivationMemory] = {kind: ActivationMemory() for kind in (_LONG, _SHORT, _EXACT)}
+        self._memory: EngineMemory | None = EngineMemory()
 
     @property
     def fingerprint(self) -> str:
@@ -67,7 +62,7 @@ class OvChainedLoader(OvLoader):
     def sparing(self) -> OvChainedLoader:
         """A loader like this one; see `HostLoader.sparing`."""
         loader = copy.copy(self)
-        loader._sparing, loader._memories = True, {}
+        loader._sparing, loader._memory = True, None
         return loader
 
     def recall(self, sha256: str, *, exact: bool) -> Engine | None:
@@ -90,7 +85,7 @@ class OvChainedLoader(OvLoader):
         recalled = self.recall(sha256, exact=exact)
         if recalled is not None:
             return recalled
-        models, chains = self._cut_exact(graph) if exact else self._cut(graph)
+        parts, chains = self._cut_exact(graph) if exact else self._cut(graph)
         if not chains:
             return super().load(graph, exact=exact)
         about = (sha256, self._settings(exact=exact), self._way_of(_CHAINS, exact=exact))
@@ -99,37 +94,36 @@ class OvChainedLoader(OvLoader):
         if kept is not None:  # in the file's pages, not in memory of its own
             chains = _chains_of(kept)
         made = [
-            self._made(model, sha256, self._way_of(f"{_MODEL} {number}", exact=exact), exact=exact)
-            for number, model in enumerate(models)
+            self._made(self._parsed(part), sha256, self._way_of(f"{_MODEL} {number}", exact=exact), exact=exact)
+            for number, part in enumerate(parts)
         ]
         return self._engine(made, chains, exact=exact)
 
-    def _cut(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
-        """Models of an image graph, and what stands between them; no chain where there is none."""
-        model = self._parsed(graph)
-        # With tiles OpenVINO is as fast, but for having no 8-bit convolutions beside float16.
-        is_short = not self._has_tiles or (self._precision == "f16" and has_eight_bits(model))
-        parts = cut(model, activations(self._precision), SHORT if is_short else LONG, eight_bits=self._has_tiles)
-        return (parts.models, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
+    def _cut(self, graph: bytes) -> tuple[Sequence[bytes], list[PackedChain]]:
+        """Parts of an image graph, and what stands between them; no chain where there is none."""
+        least, least_of_integers = SHORT, None
+        if self._has_tiles:  # OpenVINO is as fast, but for having no 8-bit convolutions beside float16
+            least, least_of_integers = LONG, SHORT if self._precision == "f16" else LONG
+        parts = cut_convolutions(graph, activations(self._precision), least, least_of_integers=least_of_integers)
+        return (parts.parts, [pack(each, self._precision) for each in parts.chains]) if parts else ((), [])
 
-    def _cut_exact(self, graph: bytes) -> tuple[Sequence[openvino.Model], list[PackedChain]]:
+    def _cut_exact(self, graph: bytes) -> tuple[Sequence[bytes], list[PackedChain]]:
         """The same of an exact graph: as integers, but where OpenVINO multiplies float16 in tiles."""
         kernel = best_kernel() if self.exact_precision == "f32" else None
         parts = cut_exact(graph) if kernel else None
         if kernel is None or parts is None:
             return (), []
-        return (self._parsed(parts.before), self._parsed(parts.behind)), [pack_exact(parts.row, kernel)]
+        return (parts.before, parts.behind), [pack_exact(parts.row, kernel)]
 
     def _engine(self, models: Sequence[Compiled], chains: Sequence[PackedChain], *, exact: bool) -> ChainedEngine:
-        found: list[ConvChain | ExactChain]
-        kernel = best_kernel() if exact else None
+        found: list[Chain]
+        memory, kernel = self._memory, best_kernel() if exact else None
         if kernel is not None:
-            found = [ExactChain(chain, kernel, self._threads, self._memories.get(_EXACT)) for chain in chains]
+            found = [ExactChain(chain, kernel, self._threads, memory.exact if memory else None) for chain in chains]
         else:
-            kinds = (_LONG if len(chain.layers) >= LONG else _SHORT for chain in chains)
             found = [
-                ConvChain(chain, self._precision, self._threads, self._memories.get(kind))
-                for chain, kind in zip(chains, kinds, strict=True)
+                ConvChain(chain, self._precision, self._threads, memory.of_convolutions(chain) if memory else None)
+                for chain in chains
             ]
         return ChainedEngine([OvEngine(model, sparing=self._sparing) for model in models], found)
 

@@ -215,6 +215,16 @@ def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precis
 
 
 @kernels
+@pytest.mark.parametrize("shape", [(6, 6, 64), (0, 6, 32), (6, 1, 32)], ids=["channels", "empty", "nothing is left"])
+def test_what_a_chain_does_not_take_is_refused(shape: tuple[int, ...], precision: str, plain: bool) -> None:
+    network = Network()
+    network.add(Kind.DENSE, 0, 1, (32, 32), norm=True)
+    network.add(Kind.DOWN, 1, 2, (32, 32))
+    with pytest.raises(EngineFailed, match=f"takes 32 channels is given .{shape[0]}, {shape[1]}, {shape[2]}."):
+        chain_of(network, precision, 1, plain=plain).run(np.zeros(shape, np.float32))
+
+
+@kernels
 def test_a_value_that_activations_do_not_hold_is_told(precision: str, plain: bool) -> None:
     network, given = Network(), image(6, 6, 32).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (32, 32))
