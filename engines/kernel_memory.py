@@ -52,9 +52,10 @@ class Placement:
         return start
 
     def content(self) -> NDArray[np.uint8]:
-        """All of them."""
+        """All of them, each freed once it lies there: the whole is hundreds of megabytes. To be called once."""
         values = aligned((self._end,), np.uint8)
-        for start, part in self._parts:
+        while self._parts:
+            start, part = self._parts.pop()
             values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
         return values
 

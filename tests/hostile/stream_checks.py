@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,21 +53,20 @@ class Allowance:
     def measure(cls, codec: glc.Codec) -> Allowance:
         """Decode valid streams of noise, which have the most symbols beyond the tables, at the highest quality.
 
-        Each takes its memory anew: an engine keeps what the last image took, but not for one far smaller.
+        Each takes its memory anew, and all of it is seen: what waits from an image of another size was taken unseen.
         """
         pixels = np.random.RandomState(0)
         images = [pixels.randint(0, 256, (CELL, CELL * cells, 3)).astype(np.uint8) for cells in _LADDER]
         streams = [codec.encode(image, codec.qualities - 1) for image in images]
         ladder = []
-        with traced():
-            for cells, data in zip(_LADDER, streams, strict=True):
-                codec.decode(streams[-1])
-                codec.decode(streams[0])
-                peaks = [
-                    measured("decode", lambda data=data: codec.decode(data)).peak_bytes,  # type: ignore[misc]
-                    measured("decode", lambda data=data: codec.decode_partial(data)).peak_bytes,  # type: ignore[misc]
-                ]
-                ladder.append((cells, max(peaks)))
+        for cells, data in zip(_LADDER, streams, strict=True):
+            peaks = []
+            for decode in (codec.decode, codec.decode_partial):
+                codec.decode(streams[-1 if data is streams[0] else 0])
+                with traced():
+                    answer: Measured[Any] = measured("decode", functools.partial(decode, data))
+                peaks.append(answer.peak_bytes)
+            ladder.append((cells, max(peaks)))
         return cls(tuple(ladder))
 
     def bytes_for(self, cells: int) -> int:
