@@ -13,15 +13,3 @@ def constant_behind(value: Any) -> NDArray[Any] | None:
     while node.get_type_name() in ("Convert", "Reshape"):
         node = node.input_value(0).get_node()
     return node.get_data() if node.get_type_name() == "Constant" else None
-
-
-def with_constant(value: Any, name: str) -> tuple[Any, NDArray[Any]] | None:
-    """The other operand of an operation with a constant, and that."""
-    node = value.get_node()
-    if node.get_type_name() != name:
-        return None
-    for this, other in (node.input_values(), reversed(node.input_values())):
-        constant = constant_behind(other)
-        if constant is not None and constant_behind(this) is None:
-            return this, constant
-    return None
