@@ -29,7 +29,7 @@ from glc.runtime.transforms import OWN
 _QUALITY = 1
 _ENGINES = (
     *(("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("openvino", "f16")),
-    *(("openvino-avx2", "f32"), ("openvino-amx", "bf16"), ("openvino-amx", "f16")),
+    *(("onnxruntime-avx2", "f32"), ("openvino-avx2", "f32"), ("openvino-amx", "bf16"), ("openvino-amx", "f16")),
     *(("tensorrt", "f16"), ("tensorrt_rtx", "f16"), ("onnxruntime-cuda", "f32"), ("onnxruntime-tensorrt", "f16")),
 )
 

@@ -45,7 +45,7 @@ def available_loaders(bundle: Bundle) -> tuple[list[EngineLoader], dict[str, str
     missing: dict[str, str] = {}
     candidates: list[tuple[str, str | None]] = [("openvino", "f32"), ("openvino", "f16")]
     if bundle.manifest.arithmetic == "exact":  # streams in float arithmetic have no codes for these
-        candidates += [("openvino-avx2", None), ("openvino-amx", None)]
+        candidates += [("onnxruntime-avx2", None), ("openvino-avx2", None), ("openvino-amx", None)]
     for name, precision in candidates:
         try:
             found.append(engine_loader(name, 2, precision))

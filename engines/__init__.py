@@ -36,8 +36,8 @@ __all__ = [
     "engine_loader",
 ]
 
-CPU_ENGINES = ("onnxruntime", "openvino", "openvino-avx2", "openvino-amx")
-"""Compute on the CPU; the last two on processors that have these instructions alone."""
+CPU_ENGINES = ("onnxruntime", "openvino", "onnxruntime-avx2", "openvino-avx2", "openvino-amx")
+"""Compute on the CPU; the last three on processors that have these instructions alone."""
 
 GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Compute on a GPU; the first two run what `glc-export --target` compiled."""
@@ -82,8 +82,8 @@ def engine_loader(name: str, threads: int | None = None, precision: str | None =
     from glc.engines.ort import OrtLoader
 
     if precision not in (None, "f32"):
-        raise EngineUnavailable(f"engine onnxruntime computes in f32 only, not in {precision}: choose openvino")
-    return OrtLoader(threads)
+        raise EngineUnavailable(f"engine {name} computes in f32 only, not in {precision}: choose openvino")
+    return OrtLoader(threads, own_convolutions=name == "onnxruntime-avx2")
 
 
 def _gpu_loader(name: str, threads: int | None, precision: str | None) -> EngineLoader:

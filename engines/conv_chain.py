@@ -291,7 +291,7 @@ def require_kernels(precision: str) -> None:
     if precision in available_precisions():
         return
     if precision == "f32":
-        raise EngineUnavailable("this processor has no AVX2: choose engine openvino")
+        raise EngineUnavailable("this processor has no AVX2: choose engine openvino, or onnxruntime")
     choice = " or ".join(other for other in available_precisions() if other != "f32") or "engine openvino"
     raise EngineUnavailable(f"this processor has no matrix unit (AMX) that multiplies {precision}: choose {choice}")
 

@@ -117,25 +117,43 @@ class OrtEngine:
 class OrtLoader(HostLoader):
     """ONNX Runtime with its CPU execution provider."""
 
-    name = "onnxruntime"
+    def __init__(
+        self,
+        threads: int | None = None,
+        *,
+        optimise: bool = True,
+        arena: bool = True,
+        own_convolutions: bool = False,
+    ) -> None:
+        """Choose a form.
 
-    def __init__(self, threads: int | None = None, *, optimise: bool = True, arena: bool = True) -> None:
+        Args:
+            threads: see `engine_loader`.
+            optimise: False for operations one by one, as the graph has them.
+            arena: whether memory is kept from run to run.
+            own_convolutions: engine `onnxruntime-avx2`: our own kernels compute rows of convolutions.
+
+        Raises:
+            EngineUnavailable: this processor, or this installation, has no such kernels.
+        """
+        self.name = "onnxruntime-avx2" if own_convolutions else "onnxruntime"
         self._threads = threads or available_threads()
-        self._optimise = optimise
-        self._arena = arena
+        self._optimise, self._arena, self._own_convolutions = optimise, arena, own_convolutions
         self._memory = EngineMemory() if arena else None
+        if own_convolutions:
+            from glc.engines.conv_chain import require_kernels
+
+            require_kernels("f32")
 
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
-        how = " without graph optimisation"
-        if self._optimise:
-            how = " with convolutions on AVX2" if _has_own_convolutions() else ""
-        return f"onnxruntime {onnxruntime.__version__} float32{how}, {self._threads} threads, {processor_name()}"
+        plain = "" if self._optimise else " without graph optimisation"
+        return f"{self.name} {onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
 
     def sparing(self) -> OrtLoader:
         """A loader like this one; see `HostLoader.sparing`."""
-        return OrtLoader(self._threads, optimise=self._optimise, arena=False)
+        return OrtLoader(self._threads, optimise=self._optimise, arena=False, own_convolutions=self._own_convolutions)
 
     def load(self, graph: bytes, *, exact: bool = False) -> Engine:
         """Load a serialised ONNX graph; see `EngineLoader.load`."""
@@ -147,8 +165,8 @@ class OrtLoader(HostLoader):
         return _engine(graph, self._options(), [_CPU_PROVIDER])
 
     def _cut(self, graph: bytes) -> tuple[Sequence[bytes], Sequence[Chain]]:
-        """Parts of an image graph, and the convolutions between them on our own kernels; none where these are not."""
-        if not _has_own_convolutions():
+        """Parts of an image graph, and the convolutions between them on our own kernels, where they are asked for."""
+        if not self._own_convolutions:
             return (), ()
         from glc.engines.conv_chain import ConvChain, pack
         from glc.engines.conv_cut import cut_convolutions
@@ -303,15 +321,6 @@ class _DeviceWorkspace:
         """Write the top left of an image; see `Workspace.store`."""
         _, height, width, _ = out.shape
         np.copyto(np.asarray(out), self.fetch({"image": image})["image"][:, :height, :width])
-
-
-def _has_own_convolutions() -> bool:
-    """Whether our own kernels compute convolutions in float32 here."""
-    try:
-        from glc.engines.conv_chain import available_precisions
-    except EngineUnavailable:  # they were not compiled
-        return False
-    return "f32" in available_precisions()
 
 
 def _engine(graph: bytes, options: onnxruntime.SessionOptions, providers: list[Any]) -> OrtEngine:

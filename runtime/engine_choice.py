@@ -18,6 +18,7 @@ AUTO = "auto"
 _FASTEST_FIRST: tuple[tuple[str, str], ...] = (
     *(("tensorrt", "f16"), ("tensorrt_rtx", "f16")),
     *(("openvino-amx", "f16"), ("openvino-amx", "bf16"), ("openvino-avx2", "f32")),
+    ("onnxruntime-avx2", "f32"),
     *(("openvino", "f16"), ("openvino", "f32"), ("onnxruntime", "f32")),
 )
 """Engine and its precision where none is asked for. On a CPU, float16 only where a matrix unit computes it; bfloat16

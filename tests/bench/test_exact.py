@@ -18,7 +18,8 @@ PHOTO = DATA / "images" / "coffee_200x300.png"
 def chained_engines() -> set[str]:
     """Engines with our own kernels that this processor computes."""
     precisions = available_precisions()
-    return {name for name, needed in (("openvino-avx2", "f32"), ("openvino-amx", "bf16")) if needed in precisions}
+    known = (("onnxruntime-avx2", "f32"), ("openvino-avx2", "f32"), ("openvino-amx", "bf16"))
+    return {name for name, needed in known if needed in precisions}
 
 
 @pytest.mark.slow

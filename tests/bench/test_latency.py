@@ -114,7 +114,7 @@ def test_every_row_is_measured_quoted_or_named_as_missing(mini_bundle: Path, min
             if row.row.startswith("openvino-amx"):
                 # Symbols at this rate mean nothing to the mini model, and lead far out of float16.
                 reasons = "no matrix unit .*: choose|left the range of float16: choose"
-            if row.row.startswith("openvino-avx2"):  # and here out of float32
+            if row.row.startswith(("openvino-avx2", "onnxruntime-avx2")):  # and here out of float32
                 reasons = "no AVX2: choose|left the range of float32: choose"
             assert re.search(reasons, row.remark)
     text = "\n".join(latency_table(rows, setting).notes)

@@ -9,13 +9,14 @@ import pytest
 from tests.engines.image_feeds import image_feeds
 
 import glc
-from glc.engines import engine_loader, ort
+from glc.engines import engine_loader
 from glc.engines.chained import ChainedEngine
 from glc.engines.conv_chain import available_precisions
 from glc.engines.ort import OrtEngine, OrtLoader
+from glc.errors import EngineUnavailable
 from glc.runtime.bundle import Bundle
 
-ENGINES = ("openvino-avx2", "onnxruntime")
+ENGINES = ("openvino-avx2", "onnxruntime-avx2")
 
 
 @pytest.fixture(autouse=True)
@@ -44,17 +45,31 @@ def test_in_float32_parts_compute_what_the_whole_does(graph: str, engine: str, m
         assert np.mean(difference != 0) < 0.01
 
 
-def test_a_codec_without_memory_of_its_own_gives_the_same_bytes(mini_bundle: Path, codec: glc.Codec) -> None:
+@pytest.mark.parametrize("sparing", [False, True])
+def test_a_codec_on_onnxruntime_in_parts_reads_and_writes_what_others_do(
+    sparing: bool, mini_bundle: Path, codec: glc.Codec
+) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8)
-    data = codec.encode(picture)
-    with glc.Codec(Bundle.open(mini_bundle), OrtLoader(2).sparing()) as sparing:
-        assert sparing.encode(picture) == data
-        np.testing.assert_array_equal(sparing.decode(data), codec.decode(data))
+    loader = OrtLoader(2, own_convolutions=True)
+    with glc.Codec(Bundle.open(mini_bundle), loader.sparing() if sparing else loader) as chained:
+        assert chained.engine.startswith("onnxruntime-avx2 ")
+        assert " float32, 2 threads, " in chained.engine
+        data = chained.encode(picture)
+        np.testing.assert_array_equal(chained.decode_latent(data), codec.decode_latent(data))
+        difference = chained.decode(data).astype(int) - codec.decode(data)
+    assert abs(difference).max() <= 1
 
 
-def test_onnxruntime_says_whether_its_convolutions_are_ours(mini_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_alone_computes_image_graphs_whole(mini_bundle: Path) -> None:
     content = Bundle.open(mini_bundle).graph("synthesis")[1]
-    assert " float32 with convolutions on AVX2, 2 threads, " in OrtLoader(2).fingerprint
-    monkeypatch.setattr(ort, "_has_own_convolutions", lambda: False)
-    assert " float32, 2 threads, " in OrtLoader(2).fingerprint
-    assert isinstance(OrtLoader(2).load(content), OrtEngine)
+    assert isinstance(engine_loader("onnxruntime", 2).load(content), OrtEngine)
+
+
+def test_streams_of_float_arithmetic_have_no_code_for_it(mini_float_bundle: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="no code for engine 'onnxruntime-avx2'"):
+        glc.Codec.open(mini_float_bundle, engine="onnxruntime-avx2")
+
+
+def test_it_computes_in_float32_alone() -> None:
+    with pytest.raises(EngineUnavailable, match="engine onnxruntime-avx2 computes in f32 only, not in f16"):
+        engine_loader("onnxruntime-avx2", 2, "f16")

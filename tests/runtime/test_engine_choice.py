@@ -94,12 +94,13 @@ def test_matrix_units_are_preferred_in_the_more_exact_precision_that_they_have(
         assert opened.engine == half.fingerprint
 
 
+@pytest.mark.parametrize("engine", ["openvino-avx2", "onnxruntime-avx2"])
 @pytest.mark.parametrize("precision", [None, "f32"])
 def test_our_kernels_in_float32_are_preferred_to_openvinos(
-    precision: str | None, mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str | None, engine: str, mini_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = engine_loader("onnxruntime", 2), engine_loader("onnxruntime", 1)
-    only(monkeypatch, {("openvino", "f32"): theirs, ("openvino-avx2", "f32"): ours})
+    only(monkeypatch, {("openvino", "f32"): theirs, (engine, "f32"): ours})
     with glc.Codec.open(mini_bundle, precision=precision) as opened:
         assert opened.engine == ours.fingerprint
 
