@@ -236,8 +236,7 @@ class ConvChain:
         try:
             _conv_chain.run(self._layers, table, self._threads, self._kernel)
         except OverflowError as error:
-            wider = ": choose engine openvino in f32" if self._dtype == np.float16 else ""
-            raise EngineFailed(f"{error}{wider}") from error
+            raise EngineFailed(f"{error}: choose engine openvino in f32") from error
         finally:
             del sums  # held until here, since the table has its address alone
             if self._memory:
