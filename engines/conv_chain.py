@@ -358,7 +358,7 @@ def _by_matrix(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
     if kind in (Kind.DENSE, Kind.UP):
         # As one product of matrices: graphs have a hundred million of these weights, and someone waits.
         taps = np.ascontiguousarray(split.transpose(3, 4, 0, 2, 1), np.float32)
-        return _WINOGRAD_2D @ taps.reshape(taps.shape[0] * taps.shape[1], -1)
+        return _WINOGRAD_2D @ taps.reshape(_WINOGRAD_2D.shape[1], -1)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 2, 1), np.float32)
 
 

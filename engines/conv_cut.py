@@ -27,8 +27,8 @@ _MOST_FIRST = 3
 _LEAST_COLUMNS = 16
 _LEAST_SWISH = -0.27846455
 """Of x / (1 + e^-x)."""
-SHORT, LONG = 2, 8
-"""Convolutions of a row that is worth its ends, where they gain much or less beside those of the engine."""
+SHORT = 2
+"""Convolutions of a row that is worth its ends where they gain much beside those of the engine; `LONG` where less."""
 _DOUBLING = {
     "mode": b"nearest",
     "coordinate_transformation_mode": b"asymmetric",
@@ -167,7 +167,7 @@ def _rows(graph: OnnxGraph, *, eight_bits: bool) -> Iterable[_Row]:
         found = _convolution(graph, node, eight_bits=eight_bits) if node.op == "Conv" else None
         if found is not None:
             by_source[found.source].append(found)
-    return [_row(graph, source, by_source) for source in list(by_source)]
+    return [_row(graph, source, by_source) for source in by_source]
 
 
 def _row(graph: OnnxGraph, given: str, by_source: dict[str, list[_Found]]) -> _Row:

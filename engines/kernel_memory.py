@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 _LINE = 64
 """Bytes of a cache line."""
-_LONG = 8
-"""Layers."""
+LONG = 8
+"""Layers of a row through all sizes of an image; those between attentions have fewer."""
 _MOST_SPARE = 4
 """Memory that waits is used for runs that take at least this part of it."""
 
@@ -123,7 +123,7 @@ class EngineMemory:
 
     def of_convolutions(self, chain: PackedChain) -> ActivationMemory:
         """For a row through all sizes of an image, or for one of the few between attentions."""
-        return self._long if len(chain.layers) >= _LONG else self._short
+        return self._long if len(chain.layers) >= LONG else self._short
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from glc.engines.chained import GIVEN, TAKEN
 _CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _SIZES_ALONE = "Shape"
 """Reads a tensor's size, not its data."""
-OUTPUT = "Output"
+_OUTPUT = "Output"
 """Stands for the operation, among readers of a tensor that the graph gives."""
 
 
@@ -51,7 +51,7 @@ class OnnxGraph:
         }
         self.outputs = [messages.text(messages.only(data, 1)) for data in self._all(messages.OUTPUT)]
         self._sums = {frozenset(node.inputs): node.outputs[0] for node in self.nodes if node.op == "Add"}
-        self._readers: dict[str, list[str]] = {name: [OUTPUT] for name in self.outputs}
+        self._readers: dict[str, list[str]] = {name: [_OUTPUT] for name in self.outputs}
         for node in self.nodes:
             for name in node.inputs if node.op != _SIZES_ALONE else ():
                 self._readers.setdefault(name, []).append(node.op)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from glc.engines.chained import Chain, ChainedEngine
 from glc.engines.conv_chain import ConvChain, activations, default_precision, pack, require_kernels
-from glc.engines.conv_cut import LONG, SHORT, cut_convolutions
+from glc.engines.conv_cut import SHORT, cut_convolutions
 from glc.engines.exact_chain import ExactChain, best_kernel
 from glc.engines.exact_chain import pack as pack_exact
 from glc.engines.exact_cut import cut_exact
-from glc.engines.kernel_memory import EngineMemory, PackedChain
+from glc.engines.kernel_memory import LONG, EngineMemory, PackedChain
 from glc.engines.ov import OvEngine, OvLoader
 from glc.engines.ov_cache import Compiled
 from glc.engines.protocol import Engine

@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from glc.engines.chained import GIVEN, TAKEN
 from glc.engines.conv_chain import ConvChain, Kind, pack
-from glc.engines.conv_cut import LONG, cut_convolutions
+from glc.engines.conv_cut import cut_convolutions
+from glc.engines.kernel_memory import LONG
 from glc.engines.ort import OrtLoader
 from glc.runtime.bundle import Bundle
 from glc.runtime.default_model import default_bundle
