@@ -5,6 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODEL  := src/glc/default_model
+# A process takes up to 2.5 GB; more than two help where there are more cores: make test WORKERS=8.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LABEL  := demonstration: a small model after two hours of training on two CPU cores; no measure of GLC
 
 .PHONY: setup demo test check triton-test bench targets gpu default-model lean clean
@@ -27,14 +30,14 @@ default-model: $(READY)
 	$(BIN)/glc-export --ckpt $(MODEL)/weights.safetensors --label "$(LABEL)" --container zip --no-tiles -o $(MODEL)/demo.glcb
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # examples/triton needs an older NumPy than ours, and the system's Python, whose libpython Triton loads
 # (Debian: python3-venv libpython3-dev). Half a minute, 0.5 GB.

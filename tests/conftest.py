@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 import typer.testing
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,29 +38,109 @@ def mini_model() -> GlcModel:
 
 
 @pytest.fixture(scope="session")
-def mini_export(
-    mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[GraphReport], list[str]]:
-    """A bundle that `export_bundle` wrote (about 40 s), with the reports and steps that it gave."""
-    path = tmp_path_factory.mktemp("bundle") / "mini.glcb"
-    reports: list[GraphReport] = []
-    steps: list[str] = []
-    export_bundle(mini_model, path, label="mini for tests", on_graph=reports.append, on_step=steps.append)
-    return path, reports, steps
+def common_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A temporary folder that all processes of this test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
 
 
-@pytest.fixture(scope="session")
-def mini_bundle(mini_export: tuple[Path, list[GraphReport], list[str]]) -> Path:
-    """Path of the mini bundle; copy it before changing it."""
-    return mini_export[0]
-
-
-@pytest.fixture(scope="session")
-def mini_float_bundle(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of the mini bundle in float arithmetic; copy it before changing it."""
-    path = tmp_path_factory.mktemp("float_bundle") / "mini.glcb"
-    export_bundle(mini_model, path, label="mini for tests", arithmetic="float")
+def made_once(path: Path, make: Callable[[], object]) -> Path:
+    """Path that `make` writes, last of all and in one step: by the first process that asks, for all of them."""
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            make()
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class CommandExport:
+    """What `glc-export` made of a checkpoint in a process of its own."""
+
+    path: Path
+    """Of the bundle."""
+
+    layers: Path
+    """Of the report on each layer."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def mini_export(mini_model: GlcModel, common_folder: Path) -> CommandExport:
+    """A checkpoint as it is released (wrapped, prefixed, with tensors that only training needs), exported by command.
+
+    One small photograph calibrates it. 40 s to 3 minutes.
+    """
+    folder = common_folder / "mini"
+
+    def make() -> None:
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        (part / "photos").mkdir(parents=True)
+        shutil.copy(DATA / "images" / "coffee_200x300.png", part / "photos")
+        state = {f"module.{name}": tensor for name, tensor in mini_model.state_dict().items()}
+        torch.save({"state_dict": state | {"module.code_pred_loss.position_emb": torch.zeros(2)}}, part / "mini.pth")
+        command = f"{sys.executable} -m glc.export --ckpt mini.pth -o mini.glcb --calibrate photos --report layers.json"
+        done = subprocess.run(
+            [*command.split(), "--label", "mini for tests"],
+            cwd=part,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        (part / "out.txt").write_text(done.stdout)
+        (part / "err.txt").write_text(done.stderr)
+        part.rename(folder)
+
+    made_once(folder, make)
+    out, err = ((folder / name).read_text() for name in ("out.txt", "err.txt"))
+    return CommandExport(folder / "mini.glcb", folder / "layers.json", out, err)
+
+
+@pytest.fixture(scope="session")
+def mini_bundle(mini_export: CommandExport) -> Path:
+    """Path of the mini bundle; copy it before changing it."""
+    return mini_export.path
+
+
+@dataclass(frozen=True, slots=True)
+class ToldExport:
+    """What `export_bundle` told while it wrote a bundle."""
+
+    path: Path
+    reports: list[GraphReport]
+    steps: list[str]
+
+
+@pytest.fixture(scope="session")
+def mini_float_export(mini_model: GlcModel, common_folder: Path) -> ToldExport:
+    """The mini bundle in float arithmetic; half a minute to 2 minutes."""
+    told = common_folder / "mini-float.told"
+
+    def make() -> None:
+        export = ToldExport(common_folder / "mini-float.glcb", [], [])
+        export_bundle(
+            mini_model,
+            export.path,
+            label="mini for tests",
+            arithmetic="float",
+            on_graph=export.reports.append,
+            on_step=export.steps.append,
+        )
+        part = told.with_suffix(".part")
+        part.write_bytes(pickle.dumps(export))
+        part.rename(told)
+
+    export: ToldExport = pickle.loads(made_once(told, make).read_bytes())
+    return export
+
+
+@pytest.fixture(scope="session")
+def mini_float_bundle(mini_float_export: ToldExport) -> Path:
+    """Path of the mini bundle in float arithmetic; copy it before changing it."""
+    return mini_float_export.path
 
 
 @pytest.fixture(scope="session")

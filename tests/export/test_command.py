@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from tests.conftest import CommandExport
 
 from glc.export import GlcModel
+from glc.export.bundle_writer import model_id
+from glc.export.exact_priors import ExactPriors
+from glc.export.scale_levels import DEFAULT_GRID, build_scale_table
 from glc.runtime import Bundle
 
 COMMAND = [sys.executable, "-m", "glc.export"]
@@ -24,31 +27,22 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=600)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(mini_model: GlcModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as it is released: wrapped, prefixed, with tensors that only training needs."""
-    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
-    state = {f"module.{name}": tensor for name, tensor in mini_model.state_dict().items()}
-    torch.save({"state_dict": state | {"module.code_pred_loss.position_emb": torch.zeros(2)}}, path)
-    return path
-
-
-@pytest.mark.slow
-def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, mini_bundle: Path, tmp_path: Path) -> None:
-    report = tmp_path / "layers.json"
-    arguments = ("--label", "for tests", "--container", "zip", "--report", report)
-    done = _run("--ckpt", checkpoint, "-o", tmp_path / "model.glcb", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"exact arithmetic on the 3 images of calibration: [+-]\d\.\d+% of rate", done.stdout)
-    assert {layer["part"] for layer in json.loads(report.read_text())["layers"]} == {0, 1, 2, 3}
-    assert "ignored 1 training-only tensors" in done.stderr
+def test_a_checkpoint_becomes_a_bundle(mini_export: CommandExport, priors: ExactPriors, mini_model: GlcModel) -> None:
+    assert re.search(r"exact arithmetic on the 1 images of calibration: [+-]\d\.\d+% of rate", mini_export.out)
+    assert {layer["part"] for layer in json.loads(mini_export.layers.read_text())["layers"]} == {0, 1, 2, 3}
+    assert "ignored 1 training-only tensors" in mini_export.err
     for column in ("graph", "parameters", "bytes", "largest float difference", "integers changed"):
-        assert column in done.stdout
-    made, expected = Bundle.open(tmp_path / "model.glcb"), Bundle.open(mini_bundle)
-    assert made.manifest.model_id == expected.manifest.model_id
-    assert made.manifest.graphs == expected.manifest.graphs
-    assert made.manifest.label == "for tests"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "model.glcb"]
+        assert column in mini_export.out
+    made = Bundle.open(mini_export.path)
+    made.verify()
+    assert made.manifest.model_id == model_id(mini_model, build_scale_table(DEFAULT_GRID), priors)
+    folder = mini_export.path.parent
+    assert {path.name for path in folder.iterdir() if path.suffix != ".txt"} == {
+        "photos",
+        "mini.pth",
+        "mini.glcb",
+        "layers.json",
+    }
 
 
 @pytest.mark.parametrize(
