@@ -11,7 +11,18 @@ import typer
 
 from glc.batch.names import RESULTS_NAME
 from glc.runtime.codec import DEFAULT_MAX_PIXELS
-from glc.runtime.command import AsJson, BundlePath, Decoder, Encoder, EngineName, MaxMemory, MaxPixels, Precision, app
+from glc.runtime.command import (
+    AsJson,
+    BundlePath,
+    Decoder,
+    Encoder,
+    EngineName,
+    MaxMemory,
+    MaxPixels,
+    Precision,
+    Progressive,
+    app,
+)
 from glc.runtime.images import image_format as require_image_format
 from glc.runtime.terminal import EXIT_ERROR, Interrupted, requires_extra
 from glc.runtime.transforms import OWN
@@ -33,6 +44,7 @@ def batch(
         float | None, typer.Option("--quality", "-q", help="0 to Q-1; fractions interpolate; 1 by default.")
     ] = None,
     encoder: Encoder = OWN,
+    progressive: Progressive = False,
     decode: Annotated[bool, typer.Option("--decode", help="Bitstreams to images, not images to bitstreams.")] = False,
     decoder: Decoder = OWN,
     image_format: Annotated[str | None, typer.Option("--format", help="Of decoded images; png by default.")] = None,
@@ -56,8 +68,8 @@ def batch(
     """Encode many images: glc batch photos/ -o coded/ -q 1. Run it again to do what is missing."""
     if decode and quality is not None:
         raise typer.BadParameter("--quality is for encoding; streams state their own")
-    if decode and encoder != OWN:
-        raise typer.BadParameter("--encoder is for encoding")
+    if decode and (encoder != OWN or progressive):
+        raise typer.BadParameter("--encoder and --progressive are for encoding")
     if not decode and (image_format is not None or decoder != OWN):
         raise typer.BadParameter("--format and --decoder are for --decode")
     with requires_extra("batch"):
@@ -66,7 +78,7 @@ def batch(
     if decode:
         work: Encoding | Decoding = Decoding(_ending(image_format), decoder)
     else:
-        work = Encoding(1.0 if quality is None else quality, max_pixels, encoder)
+        work = Encoding(1.0 if quality is None else quality, max_pixels, encoder, progressive)
     request = Request(
         inputs=tuple(inputs),
         out=out,

@@ -167,7 +167,8 @@ def _workers(codec: Codec, request: Request) -> int:
 def _settings(work: Work, bundle: Bundle, engine: str) -> dict[str, str]:
     """Exact arithmetic may change engines within a folder: any of them decodes what the others made.
 
-    The model's own encoder and decoder go without saying, as in folders that were begun when there were no others.
+    The model's own encoder and decoder, and streams that are not progressive, go without saying, as in folders that
+    were begun when there were no others.
     """
     highest = bundle.manifest.config.qualities - 1
     if isinstance(work, Encoding) and not 0 <= work.quality <= highest:
@@ -182,5 +183,7 @@ def _settings(work: Work, bundle: Bundle, engine: str) -> dict[str, str]:
     if name != OWN:
         settings[kind] = name
     if isinstance(work, Encoding):
+        if work.progressive:
+            settings["streams"] = "progressive"
         return settings | {"work": "encoding", "quality": f"{work.quality:g}"}
     return settings | {"work": "decoding", "format": work.ending}

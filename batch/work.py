@@ -38,6 +38,8 @@ class Encoding:
     max_pixels: int
     encoder: str = OWN
     """One of the bundle's."""
+    progressive: bool = False
+    """Whether streams never show less when more arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ class Worker:
     def _coded(self, data: bytes, name: str) -> _Coded:
         if isinstance(self._work, Encoding):
             image = decode_image(data, name, self._work.max_pixels)
-            stream = self._codec.encode(image.pixels, self._work.quality, encoder=self._work.encoder)
+            stream = self._codec.encode(
+                image.pixels, self._work.quality, encoder=self._work.encoder, progressive=self._work.progressive
+            )
             return _Coded(stream, stream)
         pixels = self._codec.decode(data, decoder=self._work.decoder)
         return _Coded(data, encode_image(pixels, Path(f"output{self._work.ending}")))

@@ -66,6 +66,9 @@ Decoder = Annotated[
     str, typer.Option("--decoder", help="Another decoder of the bundle, such as one of a style; see glc info.")
 ]
 Bare = Annotated[bool, typer.Option("--bare", help="Without signature, model id and checksum, for other containers.")]
+Progressive = Annotated[
+    bool, typer.Option("--progressive", help="Never show less when more arrives; takes the time of 18 decodings.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[Path, typer.Argument(help='File, or "-" for standard input.')]
 Destination = Annotated[Path, typer.Argument(help='File, or "-" for standard output.')]
@@ -99,9 +102,7 @@ def encode(
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: MaxMemory = None,
     bare: Bare = False,
-    progressive: Annotated[
-        bool, typer.Option("--progressive", help="Never show less when more arrives; takes the time of 18 decodings.")
-    ] = False,
+    progressive: Progressive = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode an image: glc encode photo.png photo.glc --bundle model.glcb -q 1."""

@@ -191,6 +191,15 @@ def test_a_folder_keeps_its_encoder_and_its_decoder(batch: Callable[..., Run], t
         np.testing.assert_array_equal(np.asarray(image), styled)
 
 
+def test_a_folder_of_progressive_streams_stays_one(batch: Callable[..., Run], demo: glc.Codec, tmp_path: Path) -> None:
+    write({tmp_path / "photos/a.png": image_bytes(0)})
+    assert batch("photos", "-o", "out", "--progressive").status == 0
+    assert outputs(tmp_path / "out") == {"a.glc": demo.encode(pixels(0), 1, progressive=True)}
+    assert "streams progressive before, none now" in batch("photos", "-o", "out").err
+    assert batch("photos", "-o", "out", "--progressive").status == 0
+    assert batch("out", "-o", "back", "--decode", "--progressive").status == 2
+
+
 def test_a_journal_that_is_damaged_is_refused_in_a_line(batch: Callable[..., Run], tmp_path: Path) -> None:
     write({tmp_path / "photos/a.png": image_bytes(1), tmp_path / "out/.glc-batch/journal.sqlite": b"words" * 99})
     run = batch("photos", "-o", "out")
