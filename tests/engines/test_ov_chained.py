@@ -64,18 +64,6 @@ def test_a_graph_in_three_computes_what_it_computes_whole(
         assert np.mean(difference != 0) < 0.1
 
 
-def test_a_codec_in_float32_on_avx2_reads_and_writes_what_others_do(mini_bundle: Path, codec: glc.Codec) -> None:
-    require_avx2()
-    picture = RANDOM.integers(0, 256, (40, 56, 3), np.uint8)
-    with glc.Codec.open(mini_bundle, engine="openvino-avx2", threads=2) as chained:
-        assert chained.engine.startswith("openvino-avx2 ")
-        assert " f32, " in chained.engine
-        data = chained.encode(picture)
-        np.testing.assert_array_equal(chained.decode_latent(data), codec.decode_latent(data))
-        difference = chained.decode(data).astype(int) - codec.decode(data)
-    assert abs(difference).max() <= 1
-
-
 def test_an_engine_computes_in_its_own_precisions_alone() -> None:
     with pytest.raises(EngineUnavailable, match="openvino-avx2 computes in f32, not in f16: choose openvino"):
         engine_loader("openvino-avx2", 2, "f16")
