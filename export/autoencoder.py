@@ -77,7 +77,7 @@ class PatchAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
         batch, channels, height, width = x.shape
-        # Never -(-n // patch): ONNX divides integers towards zero, and the exporter does not make up for it.
+        # Never -(-n // patch): ONNX divides integers towards zero.
         rows, columns = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
         # A latent smaller than a patch is one patch of its own size: no work is spent on padding.
         patch_h = torch.sym_min(self.patch, height)  # type: ignore[no-untyped-call]

@@ -144,7 +144,7 @@ def export_bundle(
             tables=writer.add(TABLES, _tables(model, table, further)),
             conformance=writer.add(_CONFORMANCE, _conformance(cases)) if cases else None,
             tiles=tile_entries | written.tiles,
-            producers={name: version(name) for name in ("glc-deploy", "torch", "onnx", "onnxscript")},
+            producers={name: version(name) for name in ("glc-deploy", "torch", "onnx")},
         )
         writer.add(MANIFEST, manifest.to_json().encode())
     return Bundle.open(target)

@@ -160,7 +160,8 @@ class Synthesis(nn.Module):
 def compact_part(x: Tensor, part: int) -> Tensor:
     """Take one part (B, C, h/2, w/2) out of (B, C, h, w); `glc.runtime.spatial_walk.gather_part` in torch."""
     quarters = x.chunk(4, dim=1)
-    return torch.cat([q[:, :, r::2, c::2] for q, (r, c) in zip(quarters, PART_OFFSETS[part], strict=True)], dim=1)
+    places = enumerate(PART_OFFSETS[part])
+    return torch.cat([quarters[number][:, :, row::2, column::2] for number, (row, column) in places], dim=1)
 
 
 def scale_indices(scales: Tensor, grid: ScaleGrid) -> Tensor:
@@ -213,5 +214,5 @@ def transform_graph(model: GlcModel, name: str) -> GraphSource:
 
 
 def _latent(config: ModelConfig, name: str) -> GraphInput:
-    # A smaller example lets the exporter assume that there is one attention patch only.
+    # More than one attention patch; the second example that it is traced with is smaller than one.
     return GraphInput(name, torch.zeros((1, config.latent_channels, *config.ragged_latent)), (2, 3))

@@ -1,4 +1,4 @@
-"""GroupNorm as one node: what torch's exporter writes in five becomes ONNX's GroupNormalization of opset 21.
+"""GroupNorm as one node: what graphs hold in five becomes ONNX's GroupNormalization of opset 21.
 
     Reshape, InstanceNormalization, Reshape, Mul, Add --> GroupNormalization
 
@@ -72,7 +72,7 @@ def with_group_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     made.graph.ClearField("node")
     made.graph.node.extend(nodes)
     made.graph.ClearField("value_info")
-    # ONNX's inference does not know the type of a GroupNormalization; those that the exporter noted are kept.
+    # ONNX's inference does not know the type of a GroupNormalization; those that the graph states are kept.
     made.graph.value_info.extend(value for value in graph.value_info if value.name not in dropped)
     if replaced:
         (opset,) = (entry for entry in made.opset_import if not entry.domain)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +15,13 @@ from torch import Tensor, nn
 
 from glc.engines.protocol import TensorSpec
 from glc.errors import ExportError, FrozenShape
+from glc.export.onnx_forms import Traced
+from glc.export.traced_graph import TracedGraph
 
 OPSET = 20
 """GroupNorm becomes InstanceNormalization here; as opset 21's GroupNormalization it was half as accurate in ORT."""
+
+_IR_VERSION = 10
 
 _SMALLEST_HALF = 256
 """Smaller weights are not worth a node."""
@@ -57,30 +57,28 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
 
     Raises:
         FrozenShape: an axis that was asked to be free is a constant in the graph.
-        ExportError: the exporter failed, or the graph has a data type that the engines do not exchange.
+        ExportError: it cannot be traced, or does what no ONNX form is known of.
     """
-    dynamic = tuple(dict.fromkeys(i.free_axes, torch.export.Dim.DYNAMIC) for i in inputs)
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                module,
-                tuple(i.example for i in inputs),
-                input_names=[i.name for i in inputs],
-                output_names=list(outputs),
-                dynamic_shapes=dynamic,
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                optimize=True,
-                verbose=False,
-            )
-        except Exception as error:  # the exporter raises many unrelated types
-            raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {error}") from error
-        if program is None:
-            raise ExportError("torch.onnx.export returned no program; torch 2.9 or newer is needed")
-    data = serialised(program.model_proto)
+    graph = TracedGraph(module)
+    given = [_traced(one) for one in inputs]
+    results = graph.run(given)
+    if len({value.name for value in (*given, *results)}) < len(given) + len(results):
+        raise ExportError(f"{type(module).__name__} gives a tensor twice, or one that it takes")
+    proto = graph.proto(
+        type(module).__name__,
+        [onnx_value(_spec_of(value)) for value in given],
+        {value.name: onnx_value(_spec_of(value, name)) for value, name in zip(results, outputs, strict=True)},
+    )
+    data = serialised(onnx_model(proto))
     require_free_axes(data, inputs)
     return data
+
+
+def onnx_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A graph with the versions that are written here."""
+    opset = onnx.helper.make_opsetid("", OPSET)
+    model: onnx.ModelProto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+    return model
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
@@ -161,7 +159,7 @@ def _store_in_half(graph: onnx.GraphProto) -> None:
 
 
 def _without_origins(model: onnx.ModelProto) -> bytes:
-    """Serialise without the exporter's notes: they hold stack traces with paths of the machine that exported."""
+    """Serialise without notes of those who made it: they may hold paths of the machine."""
     for item in (model, model.graph, *model.graph.node, *model.graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
@@ -180,7 +178,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
-    """Check a graph against what was asked: the exporter may fix a size and still report success.
+    """Check a graph against what was asked.
 
     Raises:
         FrozenShape: an axis that was asked to be free is a constant, or no output depends on any.
@@ -198,15 +196,18 @@ def require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
                 raise FrozenShape(f"output {spec.name} has the fixed shape {list(spec.shape)}; expected free axes")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines and advice out of the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _traced(given: GraphInput) -> Traced:
+    """The example without data, and another of about half its size in the free axes."""
+    whole = given.example.to("meta")
+    sizes = [_halved(size) if axis in given.free_axes else size for axis, size in enumerate(whole.shape)]
+    return Traced(given.name, (whole, torch.empty(sizes, dtype=whole.dtype, device="meta")))
+
+
+def _halved(size: int) -> int:
+    """A multiple of all powers of two up to 64 that the size is one of."""
+    multiple = math.gcd(size, 64)
+    return max(size // 2 // multiple, 1) * multiple
+
+
+def _spec_of(value: Traced, name: str | None = None) -> TensorSpec:
+    return TensorSpec(name or value.name, str(value.tensor.dtype).removeprefix("torch."), value.sizes)

@@ -1,4 +1,4 @@
-"""Proof that exported graphs compute what the torch model computes, at sizes other than the exporter's example."""
+"""Proof that exported graphs compute what the torch model computes, at sizes other than those of the examples."""
 
 from __future__ import annotations
 

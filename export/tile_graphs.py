@@ -47,7 +47,7 @@ def tile_graphs(model: GlcModel) -> Iterator[tuple[str, bytes]]:
     """Graph name -> serialised graph, one after the other: together they weigh as much as both transforms.
 
     Raises:
-        ExportError: the exporter failed, or the model cannot be tiled.
+        ExportError: the model cannot be tiled.
     """
     for transform in (ANALYSIS, SYNTHESIS):
         yield from transform_tiles(model, transform)

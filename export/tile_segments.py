@@ -8,16 +8,14 @@ convolutions in 16 bits. Beyond the image a reader gives any rows, and says so i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from onnx import TensorProto
+from torch import nn
 
 from glc.export.autoencoder import ResidualBlock
-from glc.export.onnx_graph import OPSET, onnx_value, serialised
+from glc.export.graph_nodes import GraphNodes
+from glc.export.onnx_graph import onnx_model, onnx_value, serialised
 from glc.runtime.signatures import Signature
 from glc.runtime.tile_layout import (
     conversion_signature,
@@ -31,29 +29,16 @@ from glc.runtime.tile_layout import (
 _TO_PLANES, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
-class _Nodes:
-    """Nodes and weights of a graph that is being built; every method gives the name of what it adds."""
+class _Nodes(GraphNodes):
+    """What the pieces have in common."""
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def constant(self, values: Tensor | NDArray[Any]) -> str:
-        array = values.detach().numpy() if isinstance(values, Tensor) else values
-        name = f"constant_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, gives: str | None = None, **attributes: Any) -> str:
-        name = gives or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
-        return name
+        super().__init__()
+        self.results: dict[str, str] = {}
+        """Name in the graph -> output that it becomes."""
 
     def number(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
-
-    def shape(self, *sizes: int) -> str:
-        return self.constant(np.array(sizes, np.int64))
 
     def group_norm(self, x: str, norm: nn.GroupNorm) -> str:
         """GroupNorm with the statistics of the inputs `mean` and `inverse_deviation`, one for each group.
@@ -61,15 +46,15 @@ class _Nodes:
         Rows that are not `inside` become zeros, and stay zeros behind swish: what a convolution sees beyond the image.
         """
         by_group = (norm.num_groups, norm.num_channels // norm.num_groups)
-        scale = self.add("Mul", self.constant(norm.weight.reshape(by_group)), "inverse_deviation")
-        shift = self.add("Sub", self.constant(norm.bias.reshape(by_group)), self.add("Mul", "mean", scale))
-        channels, inside = self.shape(1, 1, 1, norm.num_channels), self.inside()
+        scale = self.add("Mul", self.weight(norm.weight.reshape(by_group)), "inverse_deviation")
+        shift = self.add("Sub", self.weight(norm.bias.reshape(by_group)), self.add("Mul", "mean", scale))
+        channels, inside = self.integers(1, 1, 1, norm.num_channels), self.inside()
         scales, shifts = (self.add("Mul", self.add("Reshape", one, channels), inside) for one in (scale, shift))
         return self.add("Add", self.add("Mul", x, scales), shifts)
 
     def inside(self) -> str:
         """Ones for rows of the image, zeros for rows beyond it: (1, rows, 1, 1)."""
-        return self.add("Reshape", "inside", self.shape(1, -1, 1, 1))
+        return self.add("Reshape", "inside", self.integers(1, -1, 1, 1))
 
     def swish(self, x: str) -> str:
         return self.add("Mul", x, self.add("Sigmoid", x))
@@ -92,18 +77,20 @@ class _Nodes:
         return self.add(
             "Conv",
             x,
-            self.constant(convolution.weight),
-            self.constant(convolution.bias),
+            self.weight(convolution.weight),
+            self.weight(convolution.bias),
             pads=[0, left, 0, right],
             strides=list(convolution.stride),
         )
 
     def features(self, x: str) -> None:
         """Make (1, C, rows, columns) the result, with mean and Euclidean length of every row of each channel."""
-        self.add("Transpose", x, gives="result", perm=_TO_CHANNELS_LAST)
-        columns = self.shape(3)
-        self.add("ReduceMean", x, columns, gives="row_means", keepdims=1)
-        self.add("ReduceL2", x, columns, gives="row_lengths", keepdims=1)
+        columns = self.integers(3)
+        self.results |= {
+            self.add("Transpose", x, perm=_TO_CHANNELS_LAST): "result",
+            self.add("ReduceMean", x, columns, keepdims=1): "row_means",
+            self.add("ReduceL2", x, columns, keepdims=1): "row_lengths",
+        }
 
 
 def start(name: str, convolution: nn.Conv2d) -> bytes:
@@ -155,7 +142,7 @@ def up(name: str, convolution: nn.Conv2d) -> bytes:
         nearest_mode="floor",
     )
     # Of the rows above and below, doubled too, a convolution sees one.
-    bounds = (nodes.shape(n) for n in (1, -1, 2, 1))  # first, end, axis, step
+    bounds = (nodes.integers(n) for n in (1, -1, 2, 1))  # first, end, axis, step
     nodes.features(nodes.convolution(nodes.add("Slice", doubled, *bounds), convolution))
     return _graph(name, nodes, resampling_signature(convolution.out_channels))
 
@@ -171,7 +158,8 @@ def end(name: str, norm: nn.GroupNorm, convolution: nn.Conv2d, swish: Sequence[n
     half = nodes.number(0.5)
     unit = nodes.add("Add", nodes.add("Mul", bounded, half), half)
     pixels = nodes.add("Round", nodes.add("Mul", unit, nodes.number(255)))
-    nodes.add("Cast", nodes.add("Transpose", pixels, perm=_TO_CHANNELS_LAST), gives="image", to=TensorProto.UINT8)
+    pixels = nodes.add("Cast", nodes.add("Transpose", pixels, perm=_TO_CHANNELS_LAST), to=TensorProto.UINT8)
+    nodes.results[pixels] = "image"
     return _graph(name, nodes, end_signature(convolution.in_channels))
 
 
@@ -179,16 +167,12 @@ def conversion(name: str) -> bytes:
     """`tile_narrow`, `tile_widen`: features to float16 and back."""
     signature = conversion_signature(name)
     nodes = _Nodes()
-    nodes.add("Cast", "features", gives="result", to=onnx_value(signature.outputs[0]).type.tensor_type.elem_type)
+    kind = onnx_value(signature.outputs[0]).type.tensor_type.elem_type
+    nodes.results[nodes.add("Cast", "features", to=kind)] = "result"
     return _graph(name, nodes, signature)
 
 
 def _graph(name: str, nodes: _Nodes, signature: Signature) -> bytes:
-    graph = helper.make_graph(
-        nodes.nodes,
-        name,
-        [onnx_value(s) for s in signature.inputs],
-        [onnx_value(s) for s in signature.outputs],
-        nodes.weights,
-    )
-    return serialised(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    outputs = {spec.name: onnx_value(spec) for spec in signature.outputs}
+    results = {result: outputs[output] for result, output in nodes.results.items()}
+    return serialised(onnx_model(nodes.proto(name, [onnx_value(spec) for spec in signature.inputs], results)))

@@ -28,7 +28,7 @@ GlcError
 │   ├── CheckpointUnreadable    no such file, or not a checkpoint
 │   ├── UnsafeCheckpoint        a pickle that holds more than tensors
 │   ├── CheckpointMismatch      missing, unexpected or mis-shaped tensors
-│   ├── FrozenShape             the exporter fixed a size that must stay free
+│   ├── FrozenShape             a size that must stay free was fixed
 │   ├── GraphMismatch           a graph computes something else than the model
 │   ├── BuilderUnavailable      no library here compiles for the target
 │   └── BuildFailed             the library cannot compile a graph
@@ -158,7 +158,7 @@ class CheckpointMismatch(ExportError):
 
 
 class FrozenShape(ExportError):
-    """The exporter turned a free size into a constant."""
+    """A size that must stay free became a constant."""
 
 
 class GraphMismatch(ExportError):

@@ -36,7 +36,7 @@ CHAIN = {
     "scaled": helper.make_node("Mul", ["b", "scale"], ["m"]),
     "shifted": helper.make_node("Add", ["m", "shift"], ["a"]),
 }
-"""As torch's exporter writes it."""
+"""As graphs of bundles hold it."""
 SIZES = [(1, 1), (1, 7), (5, 7), (33, 16)]
 
 

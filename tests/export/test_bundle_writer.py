@@ -40,7 +40,7 @@ def test_the_manifest_tells_the_model(mini_bundle: Path, mini_model: GlcModel) -
     assert manifest.checkpoint_id == checkpoint_id(mini_model)
     assert manifest.parameters == 4_896_355
     assert (manifest.config.downsampling, manifest.config.latent_channels) == (16, 32)
-    assert set(manifest.producers) == {"glc-deploy", "torch", "onnx", "onnxscript"}
+    assert set(manifest.producers) == {"glc-deploy", "torch", "onnx"}
 
 
 def test_the_float_manifest_has_no_cases(mini_float_bundle: Path, mini_model: GlcModel) -> None:

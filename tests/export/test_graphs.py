@@ -85,7 +85,6 @@ def test_a_module_that_needs_a_fixed_size_is_an_error() -> None:
     ],
 )
 def test_a_size_that_was_fixed_silently_is_found(width_in: int | str, width_out: int | str, message: str) -> None:
-    """As the exporter leaves it where torch.export's constraint error suggests a fix."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "frozen",
