@@ -209,10 +209,11 @@ def transform_graph(model: GlcModel, name: str) -> GraphSource:
     if own_name(name) == SYNTHESIS:
         return GraphSource(name, Synthesis(model), (_latent(config, "y_hat"), q_row), ("image",))
     rows, columns = (side * config.downsampling for side in config.ragged_latent)
-    image = GraphInput("image", torch.zeros((1, rows, columns, 3), dtype=torch.uint8), (1, 2))
+    # No multiple of 4f, which would be taken for its padded size.
+    image = GraphInput("image", torch.zeros((1, rows - 3, columns - 5, 3), dtype=torch.uint8), (1, 2))
     return GraphSource(name, Analysis(model), (image, q_row), ("y", "z_indices"))
 
 
 def _latent(config: ModelConfig, name: str) -> GraphInput:
-    # More than one attention patch; the second example that it is traced with is smaller than one.
+    # More than one attention patch; smaller examples that it is traced with are less than one.
     return GraphInput(name, torch.zeros((1, config.latent_channels, *config.ragged_latent)), (2, 3))

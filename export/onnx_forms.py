@@ -33,7 +33,7 @@ class Traced:
 
     name: str
     examples: tuple[Any, ...]
-    """Tensors without data, or ints, of two calls whose free axes differ in size."""
+    """Tensors without data, or ints, of several calls whose free axes differ in size."""
 
     @property
     def tensor(self) -> Tensor:
@@ -45,8 +45,12 @@ class Traced:
     @property
     def sizes(self) -> tuple[int | None, ...]:
         """Of each axis; None where it is free."""
-        shapes = (tuple(example.shape) for example in self.examples)
-        return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
+        return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in self.axes)
+
+    @property
+    def axes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each axis its size in every example."""
+        return tuple(zip(*(tuple(example.shape) for example in self.examples), strict=True))
 
 
 class TracedNodes(GraphNodes):

@@ -64,12 +64,7 @@ def to_onnx(module: nn.Module, inputs: Sequence[GraphInput], outputs: Sequence[s
     results = graph.run(given)
     if len({value.name for value in (*given, *results)}) < len(given) + len(results):
         raise ExportError(f"{type(module).__name__} gives a tensor twice, or one that it takes")
-    proto = graph.proto(
-        type(module).__name__,
-        [onnx_value(_spec_of(value)) for value in given],
-        {value.name: onnx_value(_spec_of(value, name)) for value, name in zip(results, outputs, strict=True)},
-    )
-    data = serialised(onnx_model(proto))
+    data = serialised(onnx_model(graph.proto(given, dict(zip(outputs, results, strict=True)))))
     require_free_axes(data, inputs)
     return data
 
@@ -197,17 +192,30 @@ def require_free_axes(data: bytes, inputs: Sequence[GraphInput]) -> None:
 
 
 def _traced(given: GraphInput) -> Traced:
-    """The example without data, and another of about half its size in the free axes."""
+    """The example without data, and others with smaller and larger free axes."""
     whole = given.example.to("meta")
-    sizes = [_halved(size) if axis in given.free_axes else size for axis, size in enumerate(whole.shape)]
-    return Traced(given.name, (whole, torch.empty(sizes, dtype=whole.dtype, device="meta")))
+    examples = []
+    for changes in _EXAMPLES:
+        sizes = list(whole.shape)
+        for axis, change in zip(given.free_axes, changes, strict=False):
+            sizes[axis] = change(sizes[axis])
+        examples.append(torch.empty(sizes, dtype=whole.dtype, device="meta"))
+    return Traced(given.name, tuple(examples))
 
 
 def _halved(size: int) -> int:
-    """A multiple of all powers of two up to 64 that the size is one of."""
-    multiple = math.gcd(size, 64)
+    """As often a multiple of 2 and 4 as the size."""
+    multiple = math.gcd(size, 4)
     return max(size // 2 // multiple, 1) * multiple
 
 
-def _spec_of(value: Traced, name: str | None = None) -> TensorSpec:
-    return TensorSpec(name or value.name, str(value.tensor.dtype).removeprefix("torch."), value.sizes)
+def _kept(size: int) -> int:
+    return size
+
+
+def _more(size: int) -> int:
+    return size + 4
+
+
+_EXAMPLES = ((_kept, _kept), (_halved, _halved), (_kept, _halved), (_halved, _kept), (_more, _more))
+"""Height and width of the examples that a module is followed with: what two sizes have in common is no accident."""

@@ -1,7 +1,7 @@
 """Torch module -> ONNX graph, by torch.fx.
 
-A trace holds no sizes. What a module does with `x.shape` becomes nodes, so that no example can freeze it; examples, of
-two sizes and without data, tell types and which axes are always of one size.
+A trace holds no sizes. What a module does with `x.shape` becomes nodes, so that no example can freeze it; examples of
+several sizes, without data, tell types, which axes are always of one size, and which always of the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class TracedGraph:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._nodes = TracedNodes(module)
+        self._calls = 0
         self._results: dict[str, Traced] = {}
+        self._size_names: dict[tuple[int, ...], str] = {}
 
     def run(self, inputs: Sequence[Traced]) -> tuple[Traced, ...]:
         """Follow the module.
@@ -40,6 +42,7 @@ class TracedGraph:
             trace = torch.fx.Tracer().trace(self._module)
         except (torch.fx.proxy.TraceError, TypeError) as error:
             raise ExportError(f"{type(self._module).__name__} cannot be traced: {one_line(error)}") from error
+        self._calls = len(inputs[0].examples)
         values: dict[torch.fx.Node, Any] = {}
         given = iter(inputs)
         for node in trace.nodes:
@@ -71,7 +74,7 @@ class TracedGraph:
         if key not in OPERATIONS:
             raise ExportError(f"{where} has no known form in ONNX")
         try:
-            examples = tuple(_example(function, arguments, keywords, number) for number in (0, 1))
+            examples = tuple(_example(function, arguments, keywords, n) for n in range(self._calls))
             names = OPERATIONS[key](self._nodes, *module, *arguments, **_without_defaults(function, keywords))
         except (TypeError, RuntimeError) as error:  # arguments that have no form here; sizes that torch refuses
             raise ExportError(f"{where} cannot be exported: {one_line(error)}") from error
@@ -94,16 +97,25 @@ class TracedGraph:
         name = self._nodes.add("Shape", x.name, start=axis, end=axis + 1)
         return Traced(name, tuple(example.shape[axis] for example in x.examples))
 
-    def proto(
-        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Mapping[str, onnx.ValueInfoProto]
-    ) -> onnx.GraphProto:
-        """See `GraphNodes.proto`."""
-        between = [
-            helper.make_tensor_value_info(value.name, KINDS[value.tensor.dtype], value.sizes)
-            for value in self._results.values()
-            if isinstance(value.examples[0], Tensor)
-        ]
-        return self._nodes.proto(name, inputs, outputs, between)
+    def proto(self, inputs: Sequence[Traced], outputs: Mapping[str, Traced]) -> onnx.GraphProto:
+        """The graph, which states type and sizes of every tensor that torch has, too.
+
+        Args:
+            inputs: that it was run with.
+            outputs: name -> result.
+        """
+        between = [self._info(value) for value in self._results.values() if isinstance(value.examples[0], Tensor)]
+        given = [self._info(value) for value in inputs]
+        results = {value.name: self._info(value, name) for name, value in outputs.items()}
+        return self._nodes.proto(type(self._module).__name__, given, results, between)
+
+    def _info(self, value: Traced, name: str | None = None) -> onnx.ValueInfoProto:
+        """Free sizes that are equal in all examples bear one name: ONNX Runtime adds more in one go for it."""
+        sizes = [size or self._named_size(axis) for size, axis in zip(value.sizes, value.axes, strict=True)]
+        return helper.make_tensor_value_info(name or value.name, KINDS[value.tensor.dtype], sizes)
+
+    def _named_size(self, sizes: tuple[int, ...]) -> str:
+        return self._size_names.setdefault(sizes, f"size_{len(self._size_names)}")
 
 
 def _mapped(values: Any, change: Callable[[Any], Any]) -> Any:

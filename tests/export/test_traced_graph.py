@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,12 +25,12 @@ SIZES = [(1, 2), (3, 8), (8, 8), (9, 7), (16, 30)]
 class Does(nn.Module):
     """What a function does, with a weight."""
 
-    def __init__(self, does: Callable[[Tensor, nn.Parameter], Tensor]) -> None:
+    def __init__(self, does: Callable[[Tensor, nn.Parameter], Any]) -> None:
         super().__init__()
         self.does = does
         self.weight = nn.Parameter(torch.linspace(-1, 1, 32).reshape(1, 32, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.does(x, self.weight)
 
 
@@ -104,6 +105,21 @@ def test_what_has_no_form_is_told_in_a_line(does: Callable[[Tensor, nn.Parameter
     with pytest.raises(ExportError, match=message) as caught:
         to_onnx(Does(does), [X], ["y"])
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_are_always_equal_bear_one_name_and_others_do_not() -> None:
+    def does(x: Tensor, weight: nn.Parameter) -> tuple[Tensor, Tensor]:
+        return padded_to_fours(x, weight), F.silu(x) * weight
+
+    ragged = GraphInput("x", torch.zeros(1, 32, 13, 22), (2, 3))
+    graph = onnx.load_model_from_string(to_onnx(Does(does), [ragged], ["padded", "same"])).graph
+    x, padded, same = (
+        [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    )
+    assert same == x
+    assert len({*x[2:], padded[2], padded[3]}) == 4
+    assert padded[:2] + padded[4:] == [1, 32, 4]
 
 
 @pytest.mark.parametrize("does", [lambda x, _: x, lambda x, _: (x * 2, x * 2)])
