@@ -60,7 +60,7 @@ class GraphNodes:
         return self.constant(np.array(values, np.int64))
 
     def _initializer(self, name: str, values: NDArray[Any]) -> str:
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._initializers[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def proto(

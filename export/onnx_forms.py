@@ -79,7 +79,9 @@ class TracedNodes(GraphNodes):
     def scalar(self, value: Traced | int) -> str:
         """A size without axes."""
         return (
-            self.add("Squeeze", value.name) if isinstance(value, Traced) else self.constant(np.array(value, np.int64))
+            self.add("Squeeze", value.name, self.integers(0))
+            if isinstance(value, Traced)
+            else self.constant(np.array(value, np.int64))
         )
 
 

@@ -59,9 +59,6 @@ class CommandExport:
     path: Path
     """Of the bundle."""
 
-    layers: Path
-    """Of the report on each layer."""
-
     out: str
     err: str
 
@@ -70,18 +67,17 @@ class CommandExport:
 def mini_export(mini_model: GlcModel, common_folder: Path) -> CommandExport:
     """A checkpoint as it is released (wrapped, prefixed, with tensors that only training needs), exported by command.
 
-    One small photograph calibrates it. 40 s to 3 minutes.
+    Half a minute.
     """
     folder = common_folder / "mini"
 
     def make() -> None:
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        (part / "photos").mkdir(parents=True)
-        shutil.copy(DATA / "images" / "coffee_200x300.png", part / "photos")
+        part.mkdir()
         state = {f"module.{name}": tensor for name, tensor in mini_model.state_dict().items()}
         torch.save({"state_dict": state | {"module.code_pred_loss.position_emb": torch.zeros(2)}}, part / "mini.pth")
-        command = f"{sys.executable} -m glc.export --ckpt mini.pth -o mini.glcb --calibrate photos --report layers.json"
+        command = f"{sys.executable} -m glc.export --ckpt mini.pth -o mini.glcb"
         done = subprocess.run(
             [*command.split(), "--label", "mini for tests"],
             cwd=part,
@@ -96,7 +92,7 @@ def mini_export(mini_model: GlcModel, common_folder: Path) -> CommandExport:
 
     made_once(folder, make)
     out, err = ((folder / name).read_text() for name in ("out.txt", "err.txt"))
-    return CommandExport(folder / "mini.glcb", folder / "layers.json", out, err)
+    return CommandExport(folder / "mini.glcb", out, err)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +112,7 @@ class ToldExport:
 
 @pytest.fixture(scope="session")
 def mini_float_export(mini_model: GlcModel, common_folder: Path) -> ToldExport:
-    """The mini bundle in float arithmetic; half a minute to 2 minutes."""
+    """The mini bundle in float arithmetic; 20 s."""
     told = common_folder / "mini-float.told"
 
     def make() -> None:
