@@ -98,6 +98,13 @@ def _binary(kind: str) -> Callable[[TracedNodes, _Operand, _Operand], str]:
     return add
 
 
+def _whole_division(nodes: TracedNodes, a: Traced | int, b: Traced | int) -> str:
+    """Of sizes, which are not negative: ONNX divides towards zero."""
+    if any(isinstance(one, Traced) and isinstance(one.examples[0], Tensor) for one in (a, b)):
+        raise TypeError("a tensor; expected sizes")
+    return nodes.add("Div", nodes.sizes(a), nodes.sizes(b))
+
+
 def _unary(kind: str) -> Callable[[TracedNodes, Traced], str]:
     return lambda nodes, x: nodes.add(kind, x.name)
 
@@ -248,7 +255,7 @@ OPERATIONS: dict[Any, Callable[..., str | tuple[str, ...]]] = {
     operator.sub: _binary("Sub"),
     operator.mul: _binary("Mul"),
     operator.truediv: _binary("Div"),
-    operator.floordiv: _binary("Div"),  # of sizes alone, which are not negative: ONNX divides towards zero
+    operator.floordiv: _whole_division,
     operator.matmul: _binary("MatMul"),
     operator.getitem: _slice,
     torch.sym_min: _minimum,

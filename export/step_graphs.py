@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from glc.export.onnx_graph import OPSET, onnx_value
+from glc.export.onnx_graph import onnx_model, onnx_value
 from glc.runtime.entropy import MAX_SYMBOL
 from glc.runtime.signatures import Signature, step_signatures
 from glc.runtime.spatial_walk import PART_OFFSETS, PARTS
@@ -37,7 +37,7 @@ def _graph(name: str, signature: Signature) -> bytes:
     graph = helper.make_graph(
         nodes, name, [onnx_value(s) for s in signature.inputs], [onnx_value(s) for s in signature.outputs], constants
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    model = onnx_model(graph)
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data

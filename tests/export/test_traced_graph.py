@@ -98,6 +98,7 @@ def test_zeros_around_what_is_convolved_are_of_the_convolution() -> None:
         pytest.param(lambda x, _: x[:, 0], "index 0 has no known form", id="index"),
         pytest.param(lambda x, _: x * 2 if x.shape[2] > 4 else x, "Does cannot be traced: ", id="choice by size"),
         pytest.param(lambda x, _: x.reshape(1, 32, 240), "reshape cannot be exported: ", id="fixed size"),
+        pytest.param(lambda x, _: x // 2, "floordiv cannot be exported: a tensor; expected sizes", id="whole division"),
         pytest.param(lambda x, _: x.data, "a tensor's data has no known form", id="attribute"),
     ],
 )
