@@ -1,4 +1,4 @@
-/* Convolutions in a row, with GroupNorm, swish, sums and residuals inside them, on AMX; on AVX2: conv_chain_avx2.h.
+/* Convolutions in a row, with GroupNorm, swish, sums and residuals inside them, on AMX; in float32: conv_chain_f32.h.
  *
  *   tensor i --(x factor + offset, swish)--> rows of a ring --(tiles)--> sums of products
  *            --(+ bias, + residual)--> tensor j, and for each channel the sums that its own GroupNorm wants
@@ -27,8 +27,9 @@ enum { F16, BF16, U8 };
 enum { PIXELS = 32, COLUMNS = 32, LANES = TILE_ROWS };
 enum { GATHERED = 32 }; /* values of a pixel with its neighbours, of an image */
 
-enum { PLAIN_F16, PLAIN_BF16, AVX2_F32, AMX_F16, AMX_BF16, KERNELS };
-static const char *const KERNEL_NAMES[KERNELS] = {"plain f16", "plain bf16", "avx2 f32", "amx f16", "amx bf16"};
+enum { PLAIN_F16, PLAIN_BF16, AVX2_F32, AVX512_F32, AMX_F16, AMX_BF16, KERNELS };
+static const char *const KERNEL_NAMES[KERNELS] = {"plain f16",  "plain bf16", "avx2 f32",
+                                                  "avx512 f32", "amx f16",    "amx bf16"};
 
 enum { MOST_TAPS = 9, MOST_PHASES = 4 };
 enum { CHUNKS = 32 }; /* of rows, at most: conv_chain.py gives a tensor so many sums */
@@ -41,6 +42,7 @@ typedef struct {
   int32_t kind, source, target, residual; /* numbers of tensors; residual -1 for none */
   int32_t groups, swish;                  /* of what stands before; groups 0 for no GroupNorm */
   int32_t columns, eight_bits;            /* of the packed weights: output channels, up to a multiple of 16 */
+  int32_t side;                           /* in float32: outputs of a tile of Winograd's along each axis; 0 for none */
   double epsilon;
   float codes, zero;                      /* in eight bits: a value is round(value * codes) + zero, from 0 to 255 */
   const void *weights;
@@ -433,10 +435,67 @@ INLINE void amx_multiply(const Run *run, const uint8_t *const *taps, int count, 
 #include "conv_chain_walk.h"
 #endif
 
-/* ---- with AVX2 ---- */
+/* ---- in float32, with AVX2 or AVX-512 ---- */
 
 #if HAS_X86
-#include "conv_chain_avx2.h"
+enum { MOST_TILE = 8 };              /* inputs of a tile along each axis */
+enum { TILES = 24 };                 /* at most: transformed and multiplied together */
+enum { SLOTS = 8, LEAST_CHUNK = 8 }; /* rows: of the ring, of the output */
+enum { APART = 16 };                 /* floats between matrices */
+#define PANEL 16                     /* columns of weights that lie together */
+
+/* Where results go, and how sums are kept. */
+typedef struct {
+  const Layer *layer;
+  const Tensor *rest;
+  Tensor *into;
+  float *sums; /* (2, columns): of values and of their squares, of one row of tiles */
+} Sink;
+
+#define TARGET_F32 __attribute__((target("avx2,fma")))
+#define VALUES __m256
+#define F(name) _mm256_##name##_ps
+#define ISA(name) avx2_##name
+#define VECTOR 8 /* values */
+#define ROWS 6   /* of one product: with two vectors of columns, twelve vectors of sums in registers */
+#define EACH_ROW(what) what(0) what(1) what(2) what(3) what(4) what(5)
+
+TARGET_F32 static inline VALUES avx2_rounded(VALUES x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+TARGET_F32 static inline VALUES avx2_times_power_of_two(VALUES x, VALUES power) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(power), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+}
+
+#include "conv_chain_f32.h"
+#undef TARGET_F32
+#undef VALUES
+#undef F
+#undef ISA
+#undef VECTOR
+#undef ROWS
+#undef EACH_ROW
+
+#define TARGET_F32 __attribute__((target("avx512f,fma")))
+#define VALUES __m512
+#define F(name) _mm512_##name##_ps
+#define ISA(name) avx512_##name
+#define VECTOR 16
+#define ROWS 8
+#define EACH_ROW(what) what(0) what(1) what(2) what(3) what(4) what(5) what(6) what(7)
+
+TARGET_F32 static inline VALUES avx512_rounded(VALUES x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+TARGET_F32 static inline VALUES avx512_times_power_of_two(VALUES x, VALUES power) {
+  const __m512i exponent = _mm512_slli_epi32(_mm512_cvtps_epi32(power), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), exponent));
+}
+
+#include "conv_chain_f32.h"
 #endif
 
 /* ---- layers in turn, by a team ---- */
@@ -496,6 +555,7 @@ static void add_up(Run *run, Ring *ring) {
       memset(sums, 0, 2 * (size_t)channels * sizeof *sums);
 #if HAS_X86
       if (run->kernel == AVX2_F32) avx2_add_row((const float *)given->data + place, given->width, channels, sums);
+      if (run->kernel == AVX512_F32) avx512_add_row((const float *)given->data + place, given->width, channels, sums);
       if (run->kernel >= AMX_F16) amx_add_row((const uint16_t *)given->data + place, given->width, channels, sums);
 #endif
       if (run->kernel <= PLAIN_BF16)
@@ -520,7 +580,8 @@ static void *member(void *given) {
     meet(&run->team, prepare_layer, run, i);
     if (run->kernel == PLAIN_F16 || run->kernel == PLAIN_BF16) walk_plain(run, layer, &ring);
 #if HAS_X86
-    if (run->kernel == AVX2_F32) walk_avx2(run, layer, &ring);
+    if (run->kernel == AVX2_F32) avx2_walk(run, layer, &ring);
+    if (run->kernel == AVX512_F32) avx512_walk(run, layer, &ring);
     if (run->kernel >= AMX_F16 && layer->eight_bits) walk_amx_u8(run, layer, &ring);
     else if (run->kernel == AMX_F16) walk_amx_f16(run, layer, &ring);
     else if (run->kernel == AMX_BF16) walk_amx_bf16(run, layer, &ring);
@@ -562,6 +623,7 @@ static int is_here(int kernel) {
   if (kernel == PLAIN_F16 || kernel == PLAIN_BF16) return 1;
 #if HAS_X86
   if (kernel == AVX2_F32) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (kernel == AVX512_F32) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
   return has_amx(kernel == AMX_F16);
 #else
   return 0;
@@ -587,7 +649,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     Py_BEGIN_ALLOW_THREADS;
     status = run_layers(&all, threads);
     Py_END_ALLOW_THREADS;
-    const char *type = kernel == AVX2_F32 ? "float32" : "float16";
+    const char *type = kernel == AVX2_F32 || kernel == AVX512_F32 ? "float32" : "float16";
     if (status == OUT_OF_RANGE) PyErr_Format(PyExc_OverflowError, "an activation left the range of %s", type);
     if (status == OUT_OF_MEMORY) PyErr_NoMemory();
   }

@@ -1,10 +1,10 @@
-"""Residual blocks, up- and downsampling of the image graphs as one chain of fused convolutions, on AMX or AVX2.
+"""Residual blocks, up- and downsampling of the image graphs as one chain of fused convolutions, on AMX or AVX.
 
 A network of convolutions spends half of its time between them under a general engine: GroupNorm reads an activation
 for its sums, normalisation with swish reads and writes it, so does the residual. `conv_chain.c` does all of that within
 the convolutions. On AMX (docs/decisions/0013) activations lie in memory as float16, channels last; what is multiplied
-is float16 or bfloat16, and is summed up in float32. On AVX2 (docs/decisions/0016) all is float32, and 3x3 convolutions
-take a quarter of their multiplications, by Winograd's algorithm.
+is float16 or bfloat16, and is summed up in float32. On AVX2 and AVX-512 (docs/decisions/0016, 0021) all is float32, and
+3x3 convolutions take a quarter or a fifth of their multiplications, by Winograd's algorithm; both give the same bits.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ try:
 except ImportError as error:
     raise EngineUnavailable(NOT_COMPILED) from error
 
-_KERNELS = {"f16": "amx f16", "bf16": "amx bf16", "f32": "avx2 f32"}
-"""Of each precision."""
+_KERNELS = {"f16": ("amx f16",), "bf16": ("amx bf16",), "f32": ("avx512 f32", "avx2 f32")}
+"""Of each precision, the fastest first."""
+FORM = "convolutions 2"
+"""Of packed weights and of the order of sums: another one when either changes. Caches and fingerprints hold it."""
 _TILE = 16
 """Columns of a tile of weights; its rows are as many pairs of input channels."""
 _PAIR = 32
 """Output channels that are computed together, and input channels of one tile."""
 _LARGEST_CODE = 255
+_MOST_BY_SIXES = 256 * 256
+"""Inputs times outputs of a convolution whose tiles are of 6x6 outputs."""
 _MOST_CHUNKS = 32
 """Rows are split into at most so many chunks, each with its own sums."""
 
@@ -41,12 +45,13 @@ _LAYER = np.dtype(
     [
         *(
             (name, np.int32)
-            for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "eight_bits")
+            for name in ("kind", "source", "target", "residual", "groups", "swish", "columns", "eight_bits", "side")
         ),
         ("epsilon", np.float64),
         *((name, np.float32) for name in ("codes", "zero")),
         *((name, np.uintp) for name in _ARRAYS),
-    ]
+    ],
+    align=True,
 )
 _TENSOR = np.dtype(
     [
@@ -55,18 +60,29 @@ _TENSOR = np.dtype(
     ]
 )
 
-_WINOGRAD = np.array(
-    [
-        [1 / 4, 0, 0],
-        *([-1 / 6, -s / 6, -1 / 6] for s in (1, -1)),
-        *([1 / 24, s / 12, 1 / 6] for s in (1, -1)),
-        [0, 0, 1],
-    ]
-)
-"""G of F(4x4, 3x3), (6, 3): rows of a kernel -> rows of what a tile's inputs are multiplied by."""
+_WINOGRAD = {
+    4: np.array(
+        [
+            [1 / 4, 0, 0],
+            *([-1 / 6, -s / 6, -1 / 6] for s in (1, -1)),
+            *([1 / 24, s / 12, 1 / 6] for s in (1, -1)),
+            [0, 0, 1],
+        ]
+    ),
+    6: np.array(
+        [
+            [1, 0, 0],
+            *([-2 / 9, -s * 2 / 9, -2 / 9] for s in (1, -1)),
+            *([1 / 90, s / 45, 2 / 45] for s in (1, -1)),
+            *([32 / 45, s * 16 / 45, 8 / 45] for s in (1, -1)),
+            [0, 0, 1],
+        ]
+    ),
+}
+"""G of F(4x4, 3x3), (6, 3), and of F(6x6, 3x3), (8, 3): rows of a kernel -> rows of what a tile is multiplied by."""
 
-_WINOGRAD_2D = np.kron(_WINOGRAD, _WINOGRAD).astype(np.float32)
-"""The same for rows and columns, (36, 9)."""
+_WINOGRAD_2D = {side: np.kron(rows, rows).astype(np.float32) for side, rows in _WINOGRAD.items()}
+"""The same for rows and columns, (36, 9) and (64, 9)."""
 
 _PARITIES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)
 """(2, 2, 3): parity of an output row behind a nearest upsampling, input row that it sees -> rows of the 3x3 kernel that
@@ -155,7 +171,8 @@ def pack(convolutions: Sequence[Convolution], precision: str) -> PackedChain:
             layer["unit"] = placement.add(np.pad(codes.unit, (0, columns - outputs)))
             bias = codes.bias
         elif precision == "f32":
-            layer["weights"] = placement.add(_by_matrix(convolution.weights, convolution.kind))
+            layer["side"] = _side(convolution)
+            layer["weights"] = placement.add(_by_matrix(convolution.weights, int(layer["side"])))
         else:
             layer["weights"] = placement.add(
                 _packed(_by_phase_and_tap(convolution.weights, convolution.kind), precision)
@@ -179,7 +196,7 @@ class ConvChain:
         threads: int,
         memory: ActivationMemory | None = None,
         *,
-        plain: bool = False,
+        family: str | None = None,
     ) -> None:
         """Take weights.
 
@@ -188,14 +205,13 @@ class ConvChain:
             precision: `f16`, `bf16` or `f32`.
             threads: of one run.
             memory: of activations, which other chains may share; None frees it after each run.
-            plain: compute `f16` or `bf16` without AMX, a hundred times slower; for tests on any processor.
+            family: of kernels, for tests: `plain`, which computes `f16` and `bf16` on any processor a hundred times
+                slower, `amx`, `avx2` or `avx512`; None for the fastest one.
 
         Raises:
             EngineUnavailable: this processor has no kernels for the precision.
         """
-        if not plain:
-            require_kernels(precision)
-        self._kernel = f"plain {precision}" if plain else _KERNELS[precision]
+        self._kernel = f"{family} {precision}" if family else require_kernels(precision)
         self._dtype = activations(precision)
         self._threads, self._memory = threads, memory
         self._channels, self._result = packed.channels, int(packed.results[0])
@@ -276,8 +292,7 @@ def activations(precision: str) -> type[np.floating]:
 
 def available_precisions() -> list[str]:
     """Those that this processor has kernels for, among f16, bf16 and f32."""
-    here = _conv_chain.kernels()
-    return [precision for precision, kernel in _KERNELS.items() if kernel in here]
+    return [precision for precision in _KERNELS if _kernel(precision)]
 
 
 def default_precision(known: Sequence[str]) -> str:
@@ -285,14 +300,24 @@ def default_precision(known: Sequence[str]) -> str:
     return next((precision for precision in known if precision in available_precisions()), known[0])
 
 
-def require_kernels(precision: str) -> None:
-    """Raise EngineUnavailable where this processor has no kernels for a precision."""
-    if precision in available_precisions():
-        return
+def require_kernels(precision: str) -> str:
+    """The fastest ones of a precision that this processor computes.
+
+    Raises:
+        EngineUnavailable: there are none.
+    """
+    found = _kernel(precision)
+    if found is not None:
+        return found
     if precision == "f32":
         raise EngineUnavailable("this processor has no AVX2: choose engine openvino, or onnxruntime")
     choice = " or ".join(other for other in available_precisions() if other != "f32") or "engine openvino"
     raise EngineUnavailable(f"this processor has no matrix unit (AMX) that multiplies {precision}: choose {choice}")
+
+
+def _kernel(precision: str) -> str | None:
+    here = _conv_chain.kernels()
+    return next((kernel for kernel in _KERNELS[precision] if kernel in here), None)
 
 
 def _by_phase_and_tap(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float64]:
@@ -348,17 +373,29 @@ def _packed(weights: NDArray[np.float64], precision: str) -> NDArray[np.uint16] 
     return values.astype(np.int8) if precision == "int8" else _narrowed(values, is_half=precision == "f16")
 
 
-def _by_matrix(weights: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
+def _side(convolution: Convolution) -> int:
+    """Outputs of a tile along each axis, for Winograd's algorithm; 0 where it does not apply.
+
+    Tiles of 6 save a fifth of the multiplications of those of 4, and want 1.8 times as many weights.
+    """
+    if convolution.kind not in (Kind.DENSE, Kind.UP):
+        return 0
+    outputs, inputs = convolution.weights.shape[:2]
+    return 6 if outputs * inputs <= _MOST_BY_SIXES else 4
+
+
+def _by_matrix(weights: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """(O, I, k, k) -> matrices of inputs x 16 outputs.
 
     In the order in which they are multiplied: for the places of a tile, then for outputs; or for outputs, then taps.
     """
     padded = np.pad(weights, ((0, -len(weights) % _TILE), (0, 0), (0, 0), (0, 0)))
     split = padded.reshape(-1, _TILE, *weights.shape[1:])
-    if kind in (Kind.DENSE, Kind.UP):
+    if side:
         # As one product of matrices: graphs have a hundred million of these weights, and someone waits.
         taps = np.ascontiguousarray(split.transpose(3, 4, 0, 2, 1), np.float32)
-        return _WINOGRAD_2D @ taps.reshape(_WINOGRAD_2D.shape[1], -1)
+        form = _WINOGRAD_2D[side]
+        return form @ taps.reshape(form.shape[1], -1)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 2, 1), np.float32)
 
 

@@ -18,7 +18,7 @@ _MOST_SPARE = 4
 """Memory that waits is used for runs that take at least this part of it."""
 
 NOT_COMPILED = (
-    "the kernels of this package for AMX and AVX2 were not compiled; install its wheel, or a C compiler (gcc 12, "
+    "the kernels of this package for AMX and AVX were not compiled; install its wheel, or a C compiler (gcc 12, "
     "clang 15) and then the package again"
 )
 """What an import that fails says."""

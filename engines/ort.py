@@ -140,16 +140,19 @@ class OrtLoader(HostLoader):
         self._threads = threads or available_threads()
         self._optimise, self._arena, self._own_convolutions = optimise, arena, own_convolutions
         self._memory = EngineMemory() if arena else None
+        self._form = ""
         if own_convolutions:
-            from glc.engines.conv_chain import require_kernels
+            from glc.engines.conv_chain import FORM, require_kernels
 
             require_kernels("f32")
+            self._form = f", {FORM}"
 
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
         plain = "" if self._optimise else " without graph optimisation"
-        return f"{self.name} {onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
+        about = f"{onnxruntime.__version__} float32{plain}, {self._threads} threads, {processor_name()}"
+        return f"{self.name} {about}{self._form}"
 
     def sparing(self) -> OrtLoader:
         """A loader like this one; see `HostLoader.sparing`."""

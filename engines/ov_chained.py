@@ -1,4 +1,4 @@
-"""OpenVINO with our own kernels: chains of convolutions and exact networks on AMX or AVX2, the rest as in `ov`."""
+"""OpenVINO with our own kernels: chains of convolutions and exact networks on AMX or AVX, the rest as in `ov`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from glc.engines.chained import Chain, ChainedEngine
-from glc.engines.conv_chain import ConvChain, activations, default_precision, pack, require_kernels
+from glc.engines.conv_chain import FORM, ConvChain, activations, default_precision, pack, require_kernels
 from glc.engines.conv_cut import SHORT, cut_convolutions
 from glc.engines.exact_chain import ExactChain, best_kernel
 from glc.engines.exact_chain import pack as pack_exact
@@ -57,7 +57,7 @@ class OvChainedLoader(OvLoader):
     @property
     def fingerprint(self) -> str:
         """All that its float results may depend on."""
-        return super().fingerprint.replace("openvino", self.name, 1)
+        return f"{super().fingerprint.replace('openvino', self.name, 1)}, {FORM}"
 
     def sparing(self) -> OvChainedLoader:
         """A loader like this one; see `HostLoader.sparing`."""
@@ -133,7 +133,7 @@ class OvChainedLoader(OvLoader):
 
     def _way_of(self, part: str, *, exact: bool) -> str:
         """Weights are packed for one kernel, and which is best does not rest on the processor alone."""
-        return f"{super()._way(exact=exact)}, {part}" + (f", {best_kernel()}" if exact else "")
+        return f"{super()._way(exact=exact)}, {part}, {best_kernel() if exact else FORM}"
 
 
 def _arrays_of(chains: Sequence[PackedChain]) -> dict[str, NDArray[Any]]:

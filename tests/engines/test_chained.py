@@ -12,7 +12,7 @@ from tests.engines.image_feeds import image_feeds
 import glc
 from glc.engines import engine_loader
 from glc.engines.chained import ChainedEngine
-from glc.engines.conv_chain import available_precisions
+from glc.engines.conv_chain import FORM, available_precisions
 from glc.engines.ort import OrtEngine, OrtLoader
 from glc.engines.protocol import HostLoader
 from glc.errors import EngineUnavailable
@@ -61,6 +61,12 @@ def test_a_codec_reads_and_writes_what_others_do(
         np.testing.assert_array_equal(chained.decode_latent(data), codec.decode_latent(data))
         difference = chained.decode(data).astype(int) - codec.decode(data)
     assert abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_fingerprint_tells_the_form_of_the_kernels(engine: str) -> None:
+    assert engine_loader(engine, 2).fingerprint.endswith(f", {FORM}")
+    assert FORM not in engine_loader(engine.removesuffix("-avx2"), 2).fingerprint
 
 
 def test_onnxruntime_alone_computes_image_graphs_whole(mini_bundle: Path) -> None:

@@ -34,20 +34,23 @@ def missing(kernel: str) -> pytest.MarkDecorator:
 
 
 kernels = pytest.mark.parametrize(
-    ("precision", "plain"),
+    ("precision", "family"),
     [
-        pytest.param(precision, name == "plain", id=f"{name} {precision}", marks=missing(f"{name} {precision}"))
-        for name, precision in (("plain", "f16"), ("plain", "bf16"), ("amx", "f16"), ("amx", "bf16"), ("avx2", "f32"))
+        pytest.param(precision, family, id=f"{family} {precision}", marks=missing(f"{family} {precision}"))
+        for family, precision in (
+            *(("plain", "f16"), ("plain", "bf16"), ("amx", "f16"), ("amx", "bf16")),
+            *(("avx2", "f32"), ("avx512", "f32")),
+        )
     ],
 )
 
 
 integer_kernels = pytest.mark.parametrize(
-    ("precision", "plain"),
+    ("precision", "family"),
     [
-        pytest.param("f16", True, id="plain f16"),
-        pytest.param("f16", False, id="amx f16", marks=missing("amx f16")),
-        pytest.param("bf16", False, id="amx bf16", marks=missing("amx bf16")),
+        pytest.param("f16", "plain", id="plain f16"),
+        pytest.param("f16", "amx", id="amx f16", marks=missing("amx f16")),
+        pytest.param("bf16", "amx", id="amx bf16", marks=missing("amx bf16")),
     ],
 )
 
@@ -131,9 +134,9 @@ def everything() -> Network:
     return network
 
 
-def chain_of(network: Network, precision: str, threads: int, *, plain: bool = False) -> ConvChain:
+def chain_of(network: Network, precision: str, threads: int, *, family: str | None = None) -> ConvChain:
     packed = pack(network.convolutions, precision)
-    return ConvChain(packed, precision, threads, ActivationMemory(), plain=plain)
+    return ConvChain(packed, precision, threads, ActivationMemory(), family=family)
 
 
 def image(height: int, width: int, channels: int = 3) -> NDArray[np.float32]:
@@ -146,9 +149,9 @@ def distance(found: NDArray[np.floating], expected: NDArray[np.floating]) -> flo
 
 @kernels
 @pytest.mark.parametrize("size", [(2, 2), (8, 34), (6, 66), (70, 20)])
-def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str, plain: bool) -> None:
+def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str, family: str) -> None:
     network, given = everything(), image(*size)
-    found = chain_of(network, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, family=family).run(given)
     assert found.dtype == np.float32
     assert distance(found, network.expected(given)) < RELATIVE[precision]
 
@@ -157,7 +160,7 @@ def test_a_chain_gives_what_pytorch_gives(size: tuple[int, int], precision: str,
 @pytest.mark.parametrize("channels", [32, 96, 128])  # the last ones of 64 that are multiplied together, some, none
 @integer_kernels
 def test_eight_bits_give_what_pytorch_gives_of_the_same_codes(
-    size: tuple[int, int], channels: int, precision: str, plain: bool
+    size: tuple[int, int], channels: int, precision: str, family: str
 ) -> None:
     network = Network()
     network.add(Kind.POINT, 0, 1, (channels, channels))
@@ -165,48 +168,60 @@ def test_eight_bits_give_what_pytorch_gives_of_the_same_codes(
     network.add(Kind.DENSE, 2, 1, (channels, channels), norm=True, residual=1, eight_bits=True)
     network.add(Kind.DENSE, 1, 2, (channels, channels), norm=True, swish=False, eight_bits=True)
     given = image(*size, channels)
-    found = chain_of(network, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, family=family).run(given)
     # Some values lie halfway between two codes, and what stands before is rounded; other codes would be far off.
     assert distance(found, network.expected(given)) < {"f16": 5e-3, "bf16": 2e-2}[precision]
 
 
 @integer_kernels
-def test_weights_of_eight_bits_that_no_cache_holds_are_taken_in_parts(precision: str, plain: bool) -> None:
+def test_weights_of_eight_bits_that_no_cache_holds_are_taken_in_parts(precision: str, family: str) -> None:
     network, given = Network(), image(5, 3, 416).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (416, 416), norm=True, eight_bits=True)
-    found = chain_of(network, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, family=family).run(given)
     assert distance(found, network.expected(given)) < 5e-3
 
 
 @kernels
 @pytest.mark.parametrize("kind", [Kind.DENSE, Kind.UP])
-def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: str, plain: bool) -> None:
+def test_weights_that_no_cache_holds_are_taken_in_parts(kind: Kind, precision: str, family: str) -> None:
     network, given = Network(), image(5, 3, 288).astype(np.float16)
     network.add(kind, 0, 1, (288, 288), norm=kind == Kind.DENSE)
-    found = chain_of(network, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, family=family).run(given)
     assert found.dtype == (np.float32 if precision == "f32" else np.float16)
     assert distance(found, network.expected(given)) < RELATIVE[precision]
 
 
 @kernels
-def test_threads_and_calls_at_once_change_no_bit(precision: str, plain: bool) -> None:
+def test_threads_and_calls_at_once_change_no_bit(precision: str, family: str) -> None:
     network = everything()
     given = [image(34, 18), image(18, 34), image(34, 18) + 1]
-    alone = chain_of(network, precision, 1, plain=plain)
+    alone = chain_of(network, precision, 1, family=family)
     expected = [alone.run(each) for each in given]
-    shared = chain_of(network, precision, 3, plain=plain)
+    shared = chain_of(network, precision, 3, family=family)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(shared.run, given * 4))
     for each, one in zip(found, expected * 4, strict=True):
         np.testing.assert_array_equal(each, one)
 
 
+@pytest.mark.skipif("avx512 f32" not in HERE, reason="this processor has no AVX-512")
+@pytest.mark.parametrize("size", [(2, 2), (34, 18), (14, 150)])
+def test_avx512_gives_the_bits_of_avx2(size: tuple[int, int]) -> None:
+    in_larger_tiles, in_smaller = everything(), Network()
+    in_smaller.add(Kind.FIRST, 0, 1, (288, 3))
+    in_smaller.add(Kind.DENSE, 1, 2, (288, 288), norm=True)
+    in_smaller.add(Kind.UP, 2, 3, (288, 288))
+    for network in (in_larger_tiles, in_smaller):
+        one, other = (chain_of(network, "f32", 2, family=family).run(image(*size)) for family in ("avx2", "avx512"))
+        np.testing.assert_array_equal(one, other)
+
+
 @kernels
-def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precision: str, plain: bool) -> None:
+def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precision: str, family: str) -> None:
     network, given = Network(), image(6, 6, 32).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (32, 32), norm=True)
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True, residual=0)
-    chain, before = chain_of(network, precision, 1, plain=plain), given.copy()
+    chain, before = chain_of(network, precision, 1, family=family), given.copy()
     first = chain.run(given)
     kept = first.copy()
     chain.run(given * np.float16(2))
@@ -216,34 +231,34 @@ def test_what_is_given_is_not_written_to_and_results_belong_to_the_caller(precis
 
 @kernels
 @pytest.mark.parametrize("shape", [(6, 6, 64), (0, 6, 32), (6, 1, 32)], ids=["channels", "empty", "nothing is left"])
-def test_what_a_chain_does_not_take_is_refused(shape: tuple[int, ...], precision: str, plain: bool) -> None:
+def test_what_a_chain_does_not_take_is_refused(shape: tuple[int, ...], precision: str, family: str) -> None:
     network = Network()
     network.add(Kind.DENSE, 0, 1, (32, 32), norm=True)
     network.add(Kind.DOWN, 1, 2, (32, 32))
     with pytest.raises(EngineFailed, match=f"takes 32 channels is given .{shape[0]}, {shape[1]}, {shape[2]}."):
-        chain_of(network, precision, 1, plain=plain).run(np.zeros(shape, np.float32))
+        chain_of(network, precision, 1, family=family).run(np.zeros(shape, np.float32))
 
 
 @kernels
-def test_a_value_that_activations_do_not_hold_is_told(precision: str, plain: bool) -> None:
+def test_a_value_that_activations_do_not_hold_is_told(precision: str, family: str) -> None:
     network, given = Network(), image(6, 6, 32).astype(np.float16)
     network.add(Kind.DENSE, 0, 1, (32, 32))
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
     network.add(Kind.DENSE, 2, 3, (32, 32), norm=True)
     network.convolutions[0].bias[5] = 1e30 if precision == "f32" else 1e6
-    chain = chain_of(network, precision, 1, plain=plain)
+    chain = chain_of(network, precision, 1, family=family)
     with pytest.raises(EngineFailed, match=f"range of float{'32' if precision == 'f32' else '16'}: choose"):
         chain.run(given)
 
 
 @kernels
-def test_a_mean_far_from_zero_keeps_the_deviation(precision: str, plain: bool) -> None:
+def test_a_mean_far_from_zero_keeps_the_deviation(precision: str, family: str) -> None:
     network = Network()
     network.add(Kind.FIRST, 0, 1, (32, 3))
     network.add(Kind.DENSE, 1, 2, (32, 32), norm=True)
     network.convolutions[0].bias[:] = 20
     given = image(40, 40)
-    found = chain_of(network, precision, 2, plain=plain).run(given)
+    found = chain_of(network, precision, 2, family=family).run(given)
     # float16 keeps 20 plus or minus 1 to 2^-7: what matters is that sums of squares lose no more.
     assert distance(found, network.expected(given)) < 10 * RELATIVE[precision]
 

@@ -136,7 +136,7 @@ def test_a_graph_of_integers_has_a_least_of_its_own(least: int) -> None:
 def test_codes_that_no_swish_needs_are_not_lost() -> None:
     x = RANDOM.normal(size=(12, 20, 64)).astype(np.float32)
     (row,) = chains_of(quantised_block(), least_of_integers=2)
-    ours = ConvChain(pack(row, "f16"), "f16", 1, plain=True).run(x).astype(np.float32)
+    ours = ConvChain(pack(row, "f16"), "f16", 1, family="plain").run(x).astype(np.float32)
     theirs, floats = (computed(block, x) for block in (quantised_block(), quantised_block(rounded=False)))
     error, their_error = (float(np.square(found - floats).mean()) for found in (ours, theirs))
     # Errors of steps that are 0.42 times as large: 0.18 times their squares, and what float16 adds.

@@ -41,7 +41,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> OvChainedLoader:
 
 
 def _plain(packed: PackedChain, _: str, threads: int, memory: ActivationMemory | None) -> ConvChain:
-    return ConvChain(packed, "f16", threads, memory, plain=True)
+    return ConvChain(packed, "f16", threads, memory, family="plain")
 
 
 @pytest.mark.parametrize("graph", ["analysis", "synthesis"])
