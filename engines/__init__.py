@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 CPU_ENGINES = ("onnxruntime", "openvino", "onnxruntime-avx2", "openvino-avx2", "openvino-amx")
-"""Compute on the CPU; the last three on processors that have these instructions alone, or more than AVX2."""
+"""Compute on the CPU; the last three on processors that have these instructions alone."""
 
 GPU_ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Compute on a GPU; the first two run what `glc-export --target` compiled."""

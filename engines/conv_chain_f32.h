@@ -333,7 +333,7 @@ static void ISA(walk)(Run *run, const Layer *layer, Ring *ring) {
     return;
   }
   float *products = slots + SLOTS * pitch, *sums = products + made, *matrices = sums + 2 * columns;
-  memset(slots, 0, size * sizeof *slots);
+  memset(slots, 0, SLOTS * pitch * sizeof *slots);
   const Sink sink = {layer, layer->residual < 0 ? NULL : run->tensors + layer->residual, into, sums};
 #define SLOT(row) (slots + (size_t)(((row) + SLOTS) % SLOTS) * pitch)
 
